@@ -1,0 +1,103 @@
+"""Decoders turn logits into the probabilities that a process steps with.
+
+Every decoder serves every process at every step: `softmax` keeps the posterior mean, `sample` draws one
+token (with the ancestral step an exact sampler), `greedy` is Diffusion-LM's clamping, `top_k` and `top_p`
+(Holtzman et al. 2020, arXiv:1904.09751) cut the tail. All take a temperature. Input `logits (B, L, V)`,
+output `probs (B, L, V)`, rows sum to 1.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from textdiff.noise import Noise
+
+
+class Decoder(ABC):
+    """logits -> probs.
+
+    Args:
+        temperature: divides the logits; below 1 sharpens.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        if temperature <= 0:
+            raise ValueError(f"decoder: temperature must be above 0, not {temperature}")
+        self.temperature = temperature
+
+    def __call__(self, logits: Tensor, noise: Noise) -> Tensor:
+        """Probabilities `(B, L, V)` of `logits (B, L, V)`; `noise` serves random decoders."""
+        return self.decode(torch.softmax(logits.float() / self.temperature, dim=-1), noise)
+
+    @abstractmethod
+    def decode(self, probs: Tensor, noise: Noise) -> Tensor:
+        """Change the tempered probabilities `(B, L, V)`."""
+
+
+class Softmax(Decoder):
+    """The posterior mean."""
+
+    def decode(self, probs: Tensor, noise: Noise) -> Tensor:
+        return probs
+
+
+class Greedy(Decoder):
+    """All mass on the likeliest token (clamping)."""
+
+    def decode(self, probs: Tensor, noise: Noise) -> Tensor:
+        return one_hot(probs.argmax(-1), probs)
+
+
+class Sample(Decoder):
+    """All mass on one drawn token, by inverting the cumulative distribution."""
+
+    def decode(self, probs: Tensor, noise: Noise) -> Tensor:
+        cumulative = probs.cumsum(-1)
+        u = noise.uniform((*probs.shape[:2], 1)) * cumulative[..., -1:]
+        drawn = torch.searchsorted(cumulative, u, right=True)[..., 0]
+        return one_hot(drawn.clamp(max=probs.shape[-1] - 1), probs)
+
+
+class TopK(Decoder):
+    """Mass on the k likeliest tokens, renormalised."""
+
+    def __init__(self, k: int = 10, temperature: float = 1.0) -> None:
+        super().__init__(temperature)
+        if k < 1:
+            raise ValueError(f"decoder top_k: k must be at least 1, not {k}")
+        self.k = k
+
+    def decode(self, probs: Tensor, noise: Noise) -> Tensor:
+        top, index = probs.topk(min(self.k, probs.shape[-1]), dim=-1)
+        return torch.zeros_like(probs).scatter(-1, index, top / top.sum(-1, keepdim=True))
+
+
+class TopP(Decoder):
+    """Mass on the smallest set of likeliest tokens that holds at least p, renormalised."""
+
+    def __init__(self, p: float = 0.9, temperature: float = 1.0) -> None:
+        super().__init__(temperature)
+        if not 0 < p <= 1:
+            raise ValueError(f"decoder top_p: p must be in (0, 1], not {p}")
+        self.p = p
+
+    def decode(self, probs: Tensor, noise: Noise) -> Tensor:
+        top, index = probs.sort(dim=-1, descending=True)
+        top = top * (top.cumsum(-1) - top < self.p)
+        return torch.zeros_like(probs).scatter(-1, index, top / top.sum(-1, keepdim=True))
+
+
+def one_hot(ids: Tensor, like: Tensor) -> Tensor:
+    """`(B, L, V)` with all mass on `ids (B, L)`, dtype and width of `like`."""
+    return F.one_hot(ids, like.shape[-1]).to(like.dtype)
+
+
+DECODERS: dict[str, type[Decoder]] = {
+    "softmax": Softmax,
+    "greedy": Greedy,
+    "sample": Sample,
+    "top_k": TopK,
+    "top_p": TopP,
+}

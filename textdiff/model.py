@@ -1,0 +1,316 @@
+"""`TextDiffusion`: tokenizer, denoiser and length, in one object that trains, samples, saves and loads.
+
+The training loss of one batch, with given tokens at t = 0:
+
+    t ~ low-discrepancy uniform, one for the example or (token-wise noise) one for every token
+    x_t = where(mask, corrupt(x_0, t), x_0),   loss = -log p(ids | x_t, t, source) where mask
+
+A model directory is `config.json`, `model.safetensors` and `tokenizer.json`; nothing is pickled.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from textdiff.decoder import Decoder, one_hot
+from textdiff.denoiser import Denoiser, Guided
+from textdiff.length import Length
+from textdiff.noise import Noise, low_discrepancy
+from textdiff.process import PROCESSES
+from textdiff.sampler import Predict, Sampler
+from textdiff.schedule import SCHEDULES
+from textdiff.tokenizer import Tokenizer
+from textdiff.transformer import Context
+
+Spec = str | dict[str, Any]
+
+
+def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:
+    """The object named by `spec`: a name, or `{"name": ..., **keyword arguments}`.
+
+    Raises:
+        ValueError: unknown name, or arguments that its constructor does not take.
+    """
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = options.pop("name", None)
+    if name not in registry:
+        raise ValueError(f"unknown name {name!r}; choose one of: {', '.join(registry)}")
+    try:
+        return registry[name](*args, **options)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+@dataclass
+class Config:
+    """Everything that shapes a model.
+
+    Attributes:
+        system: "diffusion", or "autoregressive" for the baseline of the same transformer.
+        process: name of the diffusion process, or a mapping with `name` and its arguments.
+        schedule: name of the noise schedule, likewise.
+        width, depth, heads, dropout: of the transformer.
+        encoder_depth: blocks of the source encoder; 0 = no source (unconditional, or prefix).
+        embedding_width: width of the token embeddings, which the noise lives on.
+        max_length: longest text in tokens, EOS (and prefix) included; set from the data.
+        max_source_length: most source tokens; set from the data.
+        self_conditioning: share of examples trained on their own first prediction.
+        token_noise: share of examples whose tokens each draw their own time.
+        prefix_rate: share of examples with a clean prefix of random length.
+        source_dropout: share of examples trained without their source (for guidance).
+        length_weight: weight of the length loss.
+        label_smoothing: of the autoregressive baseline.
+    """
+
+    system: str = "diffusion"
+    process: Spec = "embedding"
+    schedule: Spec = "gumbel"
+    width: int = 192
+    depth: int = 4
+    heads: int = 6
+    dropout: float = 0.0
+    encoder_depth: int = 2
+    embedding_width: int = 128
+    max_length: int = 64
+    max_source_length: int = 256
+    self_conditioning: float = 0.5
+    token_noise: float = 0.5
+    prefix_rate: float = 0.1
+    source_dropout: float = 0.1
+    length_weight: float = 0.1
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class Losses:
+    """What one batch cost.
+
+    Attributes:
+        nll: `(B, L)` nats a token. mask: `(B, L)` tokens that count.
+        t: `(B,)` time of the example, nan where tokens have their own; None without a time.
+        length: `(B,)` nats for the length; None if the text pays for it itself (EOS).
+    """
+
+    nll: Tensor
+    mask: Tensor
+    t: Tensor | None = None
+    length: Tensor | None = None
+
+
+class TextModel(nn.Module):
+    """What both systems share: a config, a tokenizer, saving and loading."""
+
+    system: ClassVar[str]
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
+        """Start from the unigrams `(V,)` and target lengths `(max_length + 1,)` of the data."""
+
+    def loss(self, batch: dict[str, Tensor], seed: int) -> Losses:
+        """Losses of a batch as `TextData` makes it; all randomness comes from `seed` and `index`."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model directory; an older one in its place survives a failure half-way."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {key: value.contiguous() for key, value in self.state_dict().items()}
+        config = {"model_type": "textdiff", **asdict(self.config)}
+        parts = {name: folder / f".{name}.part" for name in FILES}
+        parts["config.json"].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(weights, parts["model.safetensors"], metadata={"format": "pt"})
+        self.tokenizer.save(parts["tokenizer.json"])
+        for name, part in parts.items():
+            part.replace(folder / name)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read a model directory, or one of the Hugging Face hub by its id.
+
+        Raises:
+            ValueError: no such directory, a file missing or damaged, another kind of model.
+        """
+        folder = find_folder(source)
+        config = read_config(folder)
+        if config.system != cls.system:
+            raise ValueError(f"{source} holds a {config.system} model, not a {cls.system} one")
+        model = cls(config, Tokenizer.load(folder / "tokenizer.json"))
+        try:
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{folder / 'model.safetensors'} is damaged or not a safetensors file of this "
+                f"model ({reason}); copy or save it again"
+            ) from None
+        return model.eval().to(device)
+
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def find_folder(source: str | Path) -> Path:
+    """The local folder of a model directory or of a hub id (`owner/name`)."""
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = download(str(source))
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is not a textdiff model directory: {', '.join(missing)} missing")
+    return folder
+
+
+def download(hub_id: str) -> Path:
+    """Fetch the three files of a model from the Hugging Face hub."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
+    except Exception as error:  # the hub client raises many kinds, all meaning: not there
+        raise ValueError(
+            f"no model at {hub_id!r}: not a local directory, and the hub says "
+            f"{type(error).__name__}; give a folder that holds {', '.join(FILES)}"
+        ) from None
+
+
+def read_config(folder: Path) -> Config:
+    """The config.json of a model directory."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values.pop("model_type")
+        return Config(**values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / 'config.json'} is not a textdiff configuration ({error})") from None
+
+
+class TextDiffusion(TextModel):
+    """A text diffusion model.
+
+    Args:
+        config: shapes of everything.
+        tokenizer: text <-> ids.
+    """
+
+    system = "diffusion"
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        super().__init__(config, tokenizer)
+        embedding = nn.Embedding(len(tokenizer), config.embedding_width)
+        process = build(PROCESSES, config.process, embedding, build(SCHEDULES, config.schedule))
+        barred = tuple(i for i in tokenizer.special_ids if i != tokenizer.eos_id)
+        self.denoiser = Denoiser(
+            process,
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            encoder_depth=config.encoder_depth,
+            max_length=config.max_length,
+            max_source_length=config.max_source_length,
+            dropout=config.dropout,
+            barred=barred,
+        )
+        self.length = Length(config.max_length, config.width if config.encoder_depth else None)
+
+    @property
+    def process(self) -> nn.Module:
+        return self.denoiser.process
+
+    def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
+        counts = token_counts.float() + 0.1
+        self.process.log_prior.copy_((counts / counts.sum()).log())
+        self.length.fit(length_counts)
+
+    def read(self, source: Tensor | None, source_mask: Tensor | None) -> Context | None:
+        """Run the source encoder, or return None where there is none."""
+        if self.denoiser.encoder is None:
+            return None
+        return self.denoiser.encode_source(source, source_mask)
+
+    def loss(self, batch: dict[str, Tensor], seed: int) -> Losses:
+        ids, valid = batch["ids"], batch["valid"]
+        noise = Noise(seed, batch["index"].tolist(), valid)
+        coins = noise.uniform((len(ids),)), noise.uniform((len(ids),)), noise.uniform((len(ids),))
+        mask = batch["mask"] & ~self.draw_prefix(batch["mask"], noise)
+        own = coins[0] < self.config.token_noise
+        t = low_discrepancy(seed, batch["index"]).to(ids.device)
+        times = torch.where(own[:, None], noise.uniform(ids.shape), t[:, None]) * mask
+        x_0 = self.process.encode(ids)
+        x_t = torch.where(mask[..., None], self.process.corrupt(x_0, times, noise), x_0)
+        context = self.read_training(batch, coins[1])
+        chosen = coins[2] < self.config.self_conditioning
+        inputs = {"mask": mask, "valid": valid}
+        previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
+        logits = self.denoiser(x_t, times, context=context, previous=previous, **inputs)
+        nll = self.process.loss(logits, ids, x_t, times)
+        lengths = None if context is None else context.pooled
+        log_lengths = self.length(lengths, len(ids))
+        length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
+        return Losses(nll, mask, t.masked_fill(own, torch.nan), length)
+
+    def draw_prefix(self, mask: Tensor, noise: Noise) -> Tensor:
+        """`(B, L)` True on a clean prefix of random length in a share of the examples."""
+        coin, share = noise.uniform((len(mask),)), noise.uniform((len(mask),))
+        count = (share * mask.sum(1)).long() * (coin < self.config.prefix_rate)
+        return mask & (mask.cumsum(1) <= count[:, None])
+
+    def read_training(self, batch: dict[str, Tensor], coin: Tensor) -> Context | None:
+        """The source, hidden in a share of the examples."""
+        if self.denoiser.encoder is None:
+            return None
+        seen = coin >= self.config.source_dropout
+        return self.read(batch["source"], batch["source_mask"] & seen[:, None])
+
+    @torch.no_grad()
+    def predict_first(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        ids: Tensor,
+        inputs: dict[str, Tensor],
+        context: Context | None,
+        chosen: Tensor,
+    ) -> Tensor | None:
+        """A first prediction `(B, L, V)` for the `chosen` rows, zero elsewhere."""
+        if not chosen.any():
+            return None
+        rows = chosen.nonzero()[:, 0]
+        some = {key: value[rows] for key, value in inputs.items()}
+        part = None if context is None else context.select(rows)
+        probs = torch.softmax(self.denoiser(x_t[rows], t[rows], context=part, **some), -1)
+        probs = torch.where(some["mask"][..., None], probs, one_hot(ids[rows], probs))
+        return probs.new_zeros(len(ids), *probs.shape[1:]).index_copy(0, rows, probs)
+
+    def predictor(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        valid: Tensor,
+        context: Context | None,
+        noise: Noise,
+        decoder: Decoder,
+        guidance_scale: float = 1.0,
+        **options: Any,
+    ) -> Predict:
+        """The closure that a sampler calls, see `Predict`."""
+        denoiser = self.denoiser
+        if guidance_scale != 1:
+            denoiser = Guided(denoiser, guidance_scale)
+        return Predict(denoiser, decoder, ids, mask, valid, context, noise, **options)
+
+    def sample(self, sampler: Sampler, predict: Predict) -> Tensor:
+        """ids `(B, L)`."""
+        return sampler(predict)

@@ -1,0 +1,9 @@
+"""Diffusion processes by name: a new one is one file and one line here; the laws test it."""
+
+from textdiff.process.embedding import Embedding
+from textdiff.process.gaussian import Gaussian
+from textdiff.process.process import Process
+
+PROCESSES: dict[str, type[Process]] = {"embedding": Embedding}
+
+__all__ = ["PROCESSES", "Embedding", "Gaussian", "Process"]

@@ -1,0 +1,29 @@
+"""Diffusion on token embeddings (Diffusion-LM, Li et al. 2022, arXiv:2205.14217; CDCD, Dieleman et al.
+2022, arXiv:2211.15089), the rows normalised to one norm so that no token can flee from the noise.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textdiff.process.gaussian import Gaussian
+from textdiff.schedule import Schedule
+
+
+class Embedding(Gaussian):
+    """State `(B, L, D)`; clean points on a sphere.
+
+    Args:
+        embedding: token table `(V, D)`, learned with the network.
+        schedule: t -> alpha_t, sigma_t.
+        scale: radius of the sphere. Doubling it shifts gamma by 2 log 2: tune one of the two. At
+            radius 1 the useful range of gamma does not depend on D.
+    """
+
+    def __init__(self, embedding: nn.Embedding, schedule: Schedule, *, scale: float = 1.0) -> None:
+        super().__init__(embedding, schedule)
+        if scale <= 0:
+            raise ValueError(f"embedding process: scale must be positive, not {scale}")
+        self.scale = scale
+
+    def codebook(self) -> Tensor:
+        return F.normalize(self.embedding.weight, dim=-1) * self.scale

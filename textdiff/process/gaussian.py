@@ -1,0 +1,101 @@
+"""Gaussian diffusion on a codebook c: (V, D): embedding and simplex diffusion are two codebooks.
+
+    x_t = alpha_t c[w] + sigma_t eps,   eps ~ N(0, I)                                            (1)
+    x_0_hat = sum_v p(v) c[v]                                                     the clean mean (2)
+    z_t = (x_t - alpha_t x_0_hat) / sigma_t                                      predicted noise (3)
+    x_s = alpha_s x_0_hat + sigma_s (sqrt(1 - tau) z_t + sqrt(tau) eps)                          (4)
+
+tau = 0 is DDIM (Song et al. 2021, arXiv:2010.02502, eq. 12), tau = 1 draws fresh noise (SSD-LM, Han et
+al. 2023, arXiv:2210.17432), tau = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2 is the DDPM posterior (Ho
+et al. 2020, arXiv:2006.11239, eq. 7). The network's probabilities stand for the clean token, so
+scores and noise are algebra: score = (alpha_t x_0_hat - x_t) / sigma_t^2.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from textdiff.noise import Noise
+from textdiff.process.process import Process
+
+
+def column(t: Tensor, like: Tensor) -> Tensor:
+    """`t` of shape (), (B,) or (B, L), ready to broadcast against `(B, L, D)`."""
+    return t.reshape(t.shape + (1,) * (like.dim() - t.dim()))
+
+
+class Gaussian(Process):
+    """The algebra shared by all Gaussian processes; a subclass gives the codebook."""
+
+    @property
+    def feature_width(self) -> int:
+        return 2 * self.embedding.embedding_dim
+
+    @abstractmethod
+    def codebook(self) -> Tensor:
+        """Clean point of every token, `(V, D)`."""
+
+    def encode(self, ids: Tensor) -> Tensor:
+        return self.codebook()[ids]
+
+    def round(self, x_0: Tensor) -> Tensor:
+        codebook = self.codebook()
+        return (x_0 @ codebook.T - 0.5 * codebook.square().sum(-1)).argmax(-1)
+
+    def mean(self, probs: Tensor) -> Tensor:
+        """Clean mean `(B, L, D)` under `probs (B, L, V)`, equation (2)."""
+        return probs @ self.codebook()
+
+    def prior(self, shape: tuple[int, int], noise: Noise) -> Tensor:
+        return noise.normal((*shape, self.codebook().shape[-1]))
+
+    def corrupt(self, x_0: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        alpha, sigma = self.schedule(column(t, x_0))
+        return alpha * x_0 + sigma * noise.normal(x_0.shape)
+
+    def score(self, x_t: Tensor, probs: Tensor, t: Tensor) -> Tensor:
+        """grad log p(x_t), `(B, L, D)`, exact if `probs` are."""
+        alpha, sigma = self.schedule(column(t, x_t))
+        return (alpha * self.mean(probs) - x_t) / sigma**2
+
+    def step(
+        self,
+        x_t: Tensor,
+        probs: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noise: Noise,
+        *,
+        tau: float | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
+        """Equation (4).
+
+        Args:
+            tau: share of fresh noise, 0 to 1; None is the DDPM posterior.
+            shift: `(B, L, D)` added to the clean mean: gradient guidance, which token logits
+                cannot express in general.
+        """
+        alpha_t, sigma_t = self.schedule(column(t, x_t))
+        alpha_s, sigma_s = self.schedule(column(s, x_t))
+        fresh = 1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2
+        if tau is not None:
+            fresh = torch.full_like(fresh, tau)
+        x_0 = self.mean(probs) if shift is None else self.mean(probs) + shift
+        z_t = (x_t - alpha_t * x_0) / sigma_t
+        eps = noise.normal(x_t.shape) if tau != 0 else 0.0
+        return alpha_s * x_0 + sigma_s * ((1 - fresh).sqrt() * z_t + fresh.sqrt() * eps)
+
+    def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
+        codebook = self.codebook()
+        alpha, sigma = self.schedule(column(t, x_t))
+        inner = x_t @ codebook.T - 0.5 * alpha * codebook.square().sum(-1)
+        return alpha / sigma**2 * inner
+
+    def features(self, x_t: Tensor, t: Tensor, likelihood: Tensor) -> Tensor:
+        """Posterior mean beside the state scaled to unit variance, `(B, L, 2D)`."""
+        alpha, sigma = self.schedule(column(t, x_t))
+        variance = alpha**2 * self.codebook().square().mean() + sigma**2
+        posterior = super().features(x_t, t, likelihood)
+        return torch.cat([posterior, (x_t / variance.sqrt()).to(posterior)], dim=-1)

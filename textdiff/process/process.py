@@ -1,0 +1,79 @@
+"""The contract of a diffusion process: where noisy text lives, how noise comes and how it goes.
+
+Legend for the whole package: B batch, L target length, S source length, V vocabulary, D embedding
+width. Times `t, s` are float32 in [0, 1], 0 = data, 1 = noise, s < t, broadcastable to `(B, L)`: time
+is per token. `ids (B, L)` int64; `mask (B, L)` bool, True = to be generated; `valid (B, L)` bool,
+False = padding; `logits, probs (B, L, V)`. A state `x_t` is opaque to everything but its process.
+
+The network predicts one thing, token logits; a process turns them into the next state. It must keep
+the laws of `tests/test_laws.py`, which run over every entry of `PROCESSES`.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textdiff.noise import Noise
+from textdiff.schedule import Schedule
+
+
+class Process(nn.Module, ABC):
+    """What noisy text is.
+
+    Args:
+        embedding: token table `(V, D)`, shared with the network.
+        schedule: t -> alpha_t, sigma_t.
+    """
+
+    def __init__(self, embedding: nn.Embedding, schedule: Schedule) -> None:
+        super().__init__()
+        self.embedding, self.schedule = embedding, schedule
+        self.register_buffer("log_prior", torch.zeros(embedding.num_embeddings))
+
+    @property
+    def feature_width(self) -> int:
+        """Width F of `features`."""
+        return self.embedding.embedding_dim
+
+    def table(self) -> Tensor:
+        """`(V, D)`: the token embeddings that the network reads, unit variance a coordinate."""
+        return F.normalize(self.embedding.weight, dim=-1) * self.embedding.embedding_dim**0.5
+
+    @abstractmethod
+    def encode(self, ids: Tensor) -> Tensor:
+        """Clean state x_0 of `ids`."""
+
+    @abstractmethod
+    def round(self, x_0: Tensor) -> Tensor:
+        """`ids` of the nearest clean state."""
+
+    @abstractmethod
+    def prior(self, shape: tuple[int, int], noise: Noise) -> Tensor:
+        """x_1 ~ p(x_1) for `shape` (B, L)."""
+
+    @abstractmethod
+    def corrupt(self, x_0: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """x_t ~ q(x_t | x_0)."""
+
+    @abstractmethod
+    def step(self, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+        """x_s ~ q(x_s | x_t, x_0 ~ probs)."""
+
+    @abstractmethod
+    def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log q(x_t | token) for every token, `(B, L, V)`, up to a constant a position."""
+
+    def features(self, x_t: Tensor, t: Tensor, likelihood: Tensor) -> Tensor:
+        """What the network reads, `(B, L, F)`: the posterior mean under the unigram prior.
+
+        A soft mask: near the token's embedding where it is recognisable, near the mean of the
+        language where it is not. `likelihood` is `log_likelihood(x_t, t)`, computed once a step.
+        """
+        weights = torch.softmax(likelihood.float() + self.log_prior, dim=-1)
+        return weights @ self.table()
+
+    def loss(self, logits: Tensor, ids: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Nats a token, `(B, L)`: the cross-entropy of the clean token."""
+        return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)

@@ -1,0 +1,145 @@
+"""One loop from noise to text; a sampler is how it steps.
+
+    x_1 ~ prior;   for t, s along 1 ... 0:  p = predict(x_t, t),  x_s = step(x_t, p);   text = argmax p
+
+`Predict` is built once per generation: it owns given positions, source, decoder, self-conditioning and
+the count of network evaluations (NFE). Given tokens stand at t = 0 throughout, so infilling, prefixes
+and partial noising are one `where`. `steps` counts evaluations: the last prediction is read, not stepped.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from textdiff.decoder import Decoder, one_hot
+from textdiff.noise import Noise
+from textdiff.transformer import Context
+
+
+class Predict:
+    """x_t, t -> probs, for one batch of one generation.
+
+    Args:
+        denoiser: a `Denoiser` or a wrapper with its signature.
+        decoder: logits -> probs.
+        ids, mask, valid: `(B, L)` given tokens, True = to be generated, False = padding.
+        context: the source, or None.
+        noise: random streams of the batch.
+        watch: called with the argmax ids `(B, L)` of every prediction.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        decoder: Decoder,
+        ids: Tensor,
+        mask: Tensor,
+        valid: Tensor,
+        context: Context | None,
+        noise: Noise,
+        watch: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        self.denoiser, self.decoder, self.process = denoiser, decoder, denoiser.process
+        self.ids, self.mask, self.valid, self.context = ids, mask, valid, context
+        self.noise, self.watch = noise, watch
+        self.x_0 = self.process.encode(ids)
+        self.previous: Tensor | None = None
+        self.latest: Tensor | None = None
+        self.evaluations = 0
+
+    def keep(self, new: Tensor, given: Tensor) -> Tensor:
+        """`new` where text is generated, `given` elsewhere."""
+        mask = self.mask.reshape(self.mask.shape + (1,) * (new.dim() - 2))
+        return torch.where(mask, new, given)
+
+    def times(self, t: Tensor) -> Tensor:
+        """Time of every token, `(B, L)`: `t` where generated, 0 where given."""
+        return t * self.mask
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Decoded probabilities `(B, L, V)` at the scalar time `t`."""
+        logits = self.denoiser(
+            x_t,
+            self.times(t),
+            mask=self.mask,
+            valid=self.valid,
+            context=self.context,
+            previous=self.previous,
+        ).float()
+        given = one_hot(self.ids, logits)
+        self.evaluations += self.denoiser.evaluations
+        self.latest = self.keep(torch.softmax(logits, -1), given)
+        return self.keep(self.decoder(logits, self.noise), given)
+
+    def advance(self, step: int) -> None:
+        """End of a step: its last raw prediction conditions the next one, with fresh noise."""
+        self.previous = self.latest
+        self.noise = self.noise.at(step)
+        if self.watch is not None:
+            self.watch(self.latest.argmax(-1))
+
+
+class Sampler:
+    """Ancestral sampling with the process's own posterior; works for every process.
+
+    Args:
+        steps: network evaluations.
+    """
+
+    def __init__(self, steps: int = 32) -> None:
+        if steps < 1:
+            raise ValueError(f"sampler: steps must be at least 1, not {steps}")
+        self.steps = steps
+
+    def times(self, device: torch.device | None = None) -> Tensor:
+        """The grid 1 ... 0, `(steps + 1,)`; even in t, so the schedule places the noise levels."""
+        return torch.linspace(1, 0, self.steps + 1, device=device)
+
+    def step(
+        self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """x_t -> x_s; what a new sampler writes. `history` is its own memory between steps."""
+        probs = predict(x_t, t)
+        return self.move(predict, x_t, probs, t, s), history
+
+    def move(self, predict: Predict, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """x_s ~ q(x_s | x_t, x_0 ~ probs)."""
+        return predict.process.step(x_t, probs, t, s, predict.noise)
+
+    def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
+        """The loop; returns the last decoded probabilities `(B, L, V)`."""
+        x_t, history, times = x_1, [], self.times(x_1.device)
+        for i, (t, s) in enumerate(pairwise(times[:-1])):
+            x_s, history = self.step(predict, x_t, t, s, history)
+            x_t = predict.keep(x_s, predict.x_0)
+            predict.advance(i + 1)
+        probs = predict(x_t, times[-2])
+        predict.advance(self.steps)
+        return probs
+
+    @torch.no_grad()
+    def __call__(self, predict: Predict) -> Tensor:
+        """ids `(B, L)`: the given tokens and the generated ones."""
+        prior = predict.process.prior(predict.ids.shape, predict.noise)
+        probs = self.solve(predict, predict.keep(prior, predict.x_0))
+        return predict.keep(probs.argmax(-1), predict.ids)
+
+
+class DDIM(Sampler):
+    """Deterministic steps (Song et al. 2021, arXiv:2010.02502); Gaussian processes only."""
+
+    tau = 0.0
+
+    def move(self, predict: Predict, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return predict.process.step(x_t, probs, t, s, predict.noise, tau=self.tau)
+
+
+class Renoise(DDIM):
+    """All noise fresh at every step (SSD-LM, Han et al. 2023, arXiv:2210.17432, algorithm 2)."""
+
+    tau = 1.0
+
+
+SAMPLERS: dict[str, type[Sampler]] = {"ancestral": Sampler, "ddim": DDIM, "renoise": Renoise}
