@@ -9,7 +9,7 @@ A model directory is `config.json`, `model.safetensors` and `tokenizer.json`; no
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,12 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from textdiff.decoder import Decoder, one_hot
+from textdiff.data import pad
+from textdiff.decoder import DECODERS, one_hot
 from textdiff.denoiser import Denoiser, Guided
 from textdiff.length import Length
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.process import PROCESSES
-from textdiff.sampler import Predict, Sampler
+from textdiff.sampler import SAMPLERS, Predict
 from textdiff.schedule import SCHEDULES
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context
@@ -57,7 +58,9 @@ class Config:
         process: name of the diffusion process, or a mapping with `name` and its arguments.
         schedule: name of the noise schedule, likewise.
         width, depth, heads, dropout: of the transformer.
-        encoder_depth: blocks of the source encoder; 0 = no source (unconditional, or prefix).
+        conditioning: "cross" (source encoder), "prefix" (source and text in one sequence, only the
+            text noised) or "none" (no source); set from the data.
+        encoder_depth: blocks of the source encoder, with conditioning "cross".
         embedding_width: width of the token embeddings, which the noise lives on.
         max_length: longest text in tokens, EOS (and prefix) included; set from the data.
         max_source_length: most source tokens; set from the data.
@@ -76,6 +79,7 @@ class Config:
     depth: int = 4
     heads: int = 6
     dropout: float = 0.0
+    conditioning: str = "cross"
     encoder_depth: int = 2
     embedding_width: int = 128
     max_length: int = 64
@@ -104,6 +108,47 @@ class Losses:
     length: Tensor | None = None
 
 
+@dataclass
+class Request:
+    """One batch to write.
+
+    Attributes:
+        index: B global numbers of the texts; with `seed` they fix all randomness.
+        source, source_mask: `(B, S)`, or None without a source.
+        prompt: B lists of given first tokens, empty lists for none.
+        hidden: `(B,)` how many of them are the source of a prefix model, not part of the text.
+        quantile: `(B,)` place in the predicted length distribution.
+        length: tokens of every text, EOS included; None = predicted.
+        watch: keep the prediction of every step.
+        options: the system's own, such as steps, sampler, decoder, guidance_scale.
+    """
+
+    seed: int
+    index: list[int]
+    source: Tensor | None
+    source_mask: Tensor | None
+    prompt: list[list[int]]
+    hidden: Tensor
+    quantile: Tensor
+    length: int | None = None
+    watch: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def shown(self, valid: Tensor) -> Tensor:
+        """`(B, L)` True on the tokens that belong to the text."""
+        place = torch.arange(valid.shape[1], device=valid.device)
+        return valid & (place >= self.hidden.to(valid.device)[:, None])
+
+
+@dataclass
+class Written:
+    """Token ids of B texts, network evaluations spent, and `(B, L)` ids of every step if watched."""
+
+    ids: list[list[int]]
+    evaluations: int
+    trajectory: list[Tensor]
+
+
 class TextModel(nn.Module):
     """What both systems share: a config, a tokenizer, saving and loading."""
 
@@ -124,13 +169,17 @@ class TextModel(nn.Module):
         """Losses of a batch as `TextData` makes it; all randomness comes from `seed` and `index`."""
         raise NotImplementedError
 
+    def write(self, request: Request) -> Written:
+        """Write one batch of texts."""
+        raise NotImplementedError
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model directory; an older one in its place survives a failure half-way."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {key: value.contiguous() for key, value in self.state_dict().items()}
         config = {"model_type": "textdiff", **asdict(self.config)}
-        parts = {name: folder / f".{name}.part" for name in FILES}
+        parts = {name: folder / f".part-{name}" for name in FILES}
         parts["config.json"].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(weights, parts["model.safetensors"], metadata={"format": "pt"})
         self.tokenizer.save(parts["tokenizer.json"])
@@ -217,13 +266,14 @@ class TextDiffusion(TextModel):
             width=config.width,
             depth=config.depth,
             heads=config.heads,
-            encoder_depth=config.encoder_depth,
+            encoder_depth=config.encoder_depth if config.conditioning == "cross" else 0,
             max_length=config.max_length,
             max_source_length=config.max_source_length,
             dropout=config.dropout,
             barred=barred,
         )
-        self.length = Length(config.max_length, config.width if config.encoder_depth else None)
+        width = config.embedding_width if self.denoiser.encoder is None else config.width
+        self.length = Length(config.max_length, width)
 
     @property
     def process(self) -> nn.Module:
@@ -256,8 +306,7 @@ class TextDiffusion(TextModel):
         previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
         logits = self.denoiser(x_t, times, context=context, previous=previous, **inputs)
         nll = self.process.loss(logits, ids, x_t, times)
-        lengths = None if context is None else context.pooled
-        log_lengths = self.length(lengths, len(ids))
+        log_lengths = self.length(self.pool(context, ids, batch["mask"], valid))
         length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
         return Losses(nll, mask, t.masked_fill(own, torch.nan), length)
 
@@ -294,23 +343,59 @@ class TextDiffusion(TextModel):
         probs = torch.where(some["mask"][..., None], probs, one_hot(ids[rows], probs))
         return probs.new_zeros(len(ids), *probs.shape[1:]).index_copy(0, rows, probs)
 
-    def predictor(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        valid: Tensor,
-        context: Context | None,
-        noise: Noise,
-        decoder: Decoder,
-        guidance_scale: float = 1.0,
-        **options: Any,
-    ) -> Predict:
-        """The closure that a sampler calls, see `Predict`."""
-        denoiser = self.denoiser
-        if guidance_scale != 1:
-            denoiser = Guided(denoiser, guidance_scale)
-        return Predict(denoiser, decoder, ids, mask, valid, context, noise, **options)
+    def pool(self, context: Context | None, ids: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        """What the length is told from: the source, or the mean of the given tokens; `(B, D)`."""
+        if context is not None:
+            return context.pooled
+        given = (valid & ~mask)[..., None]
+        embedded = self.process.table()[ids] * given
+        return embedded.sum(1) / given.sum(1).clamp(min=1)
 
-    def sample(self, sampler: Sampler, predict: Predict) -> Tensor:
-        """ids `(B, L)`."""
-        return sampler(predict)
+    @torch.no_grad()
+    def write(self, request: Request) -> Written:
+        options = dict(request.options)
+        steps, guidance = options.pop("steps", 32), options.pop("guidance_scale", 1.0)
+        sampler = build(SAMPLERS, options.pop("sampler", "ancestral"), steps)
+        decoder = build(DECODERS, options.pop("decoder", "softmax"))
+        if options:
+            raise ValueError(f"unknown generation option: {', '.join(options)}")
+        context = self.read(request.source, request.source_mask)
+        ids, mask, valid = self.lay_out(request, context)
+        noise = Noise(request.seed, request.index, valid)
+        denoiser = self.denoiser if guidance == 1 else Guided(self.denoiser, guidance)
+        trajectory: list[Tensor] = []
+        watch = trajectory.append if request.watch else None
+        predict = Predict(denoiser, decoder, ids, mask, valid, context, noise, watch)
+        out = sampler(predict)
+        rows = [row[keep].tolist() for row, keep in zip(out, request.shown(valid), strict=True)]
+        return Written(rows, predict.evaluations, trajectory)
+
+    def lay_out(self, request: Request, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Given tokens and empty places: ids, mask, valid, each `(B, L)`."""
+        given, shown = pad(request.prompt, self.tokenizer.pad_id)
+        given, shown = given.to(self.device), shown.to(self.device)
+        pooled = self.pool(context, given, ~shown, shown)
+        own = shown.sum(1) - request.hidden.to(self.device)  # prompt tokens that belong to the text
+        count = torch.full_like(own, request.length or 0)
+        if not request.length:
+            count = self.length.quantile(pooled, request.quantile.to(self.device), own + 1)
+        total = count + request.hidden.to(self.device)
+        self.check_length(total, shown.sum(1))
+        place = torch.arange(int(total.max()), device=self.device)
+        valid = place < total[:, None]
+        ids = torch.full(valid.shape, self.tokenizer.pad_id, device=self.device)
+        ids[:, : given.shape[1]] = given[:, : ids.shape[1]]
+        return ids, valid & (place >= shown.sum(1, keepdim=True)), valid
+
+    def check_length(self, total: Tensor, given: Tensor) -> None:
+        """Refuse what does not fit the positions of the model or leaves nothing to write."""
+        if total.max() > self.config.max_length:
+            raise ValueError(
+                f"length {int(total.max())} is beyond the model's {self.config.max_length} positions; "
+                "ask for a shorter text or train with a larger --data.max_target_length"
+            )
+        if (given >= total).any():
+            raise ValueError(
+                f"a prompt of {int(given.max())} tokens fills the whole length "
+                f"{int(total[given.argmax()])}; shorten it or ask for a longer text"
+            )

@@ -175,6 +175,8 @@ class Transformer(nn.Module):
     def remember(self, memory: Tensor, mask: Tensor) -> Context:
         """Cross-attention keys and values of `memory (B, S, D)`, True in `mask (B, S)` = visible."""
         pairs = [block.cross_attention.remember(memory) for block in self.blocks]
+        # read at every step: a strided copy here saves one at each of them
+        pairs = [(key.contiguous(), value.contiguous()) for key, value in pairs]
         weight = mask.unsqueeze(-1).to(memory.dtype)
         pooled = (memory * weight).sum(1) / weight.sum(1)
         return Context(pairs, mask, pooled)

@@ -1,0 +1,160 @@
+"""Law 8: with the exact denoiser of a small language, samplers return texts of that language."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from textdiff.decoder import DECODERS
+from textdiff.noise import Noise
+from textdiff.process import PROCESSES, Process
+from textdiff.sampler import SAMPLERS, Predict
+from textdiff.schedule import Cosine
+from textdiff.testing import MarkovLanguage, OracleDenoiser
+
+COUNT = 2500
+# Steps that bring each unbiased pair within the limits: the error falls as 1 / steps, and fresh noise
+# starts higher. The other pairs are biased however many steps they take.
+PAIRS = {
+    ("ancestral", "softmax"): 60,
+    ("ancestral", "sample"): 60,
+    ("ddim", "softmax"): 60,
+    ("ddim", "sample"): 60,
+    ("renoise", "sample"): 240,
+}
+
+
+class OneStream(Noise):
+    """One generator for the whole batch: thousands of short texts, quickly."""
+
+    def __init__(self, seed: int, step: int = 0) -> None:
+        self.seed = seed
+        self.generator = np.random.default_rng([seed, step])
+
+    def at(self, step: int) -> Self:
+        return type(self)(self.seed, step)
+
+    def _draw(self, shape: Sequence[int], draw: Callable) -> Tensor:
+        return torch.from_numpy(draw(self.generator, tuple(shape)))
+
+
+def make_process(name: str, vocabulary: int = 6) -> Process:
+    embedding = nn.Embedding(vocabulary, 8)
+    torch.manual_seed(0)
+    nn.init.orthogonal_(embedding.weight)
+    return PROCESSES[name](embedding, Cosine())
+
+
+def generate(process: str, sampler: str, decoder: str, ids: Tensor, mask: Tensor, steps: int) -> Tensor:
+    oracle = OracleDenoiser(make_process(process), MarkovLanguage())
+    valid = torch.ones_like(mask)
+    predict = Predict(oracle, DECODERS[decoder](), ids, mask, valid, None, OneStream(0))
+    return SAMPLERS[sampler](steps)(predict)
+
+
+def from_scratch(process: str, sampler: str, decoder: str, count: int, steps: int) -> Tensor:
+    ids = torch.zeros(count, MarkovLanguage().length, dtype=torch.long)
+    return generate(process, sampler, decoder, ids, torch.ones_like(ids, dtype=torch.bool), steps)
+
+
+def everything(vocabulary: int, length: int) -> Tensor:
+    """All texts, `(V ** L, L)`."""
+    return torch.tensor(list(itertools.product(range(vocabulary), repeat=length)))
+
+
+def brute_force(language: MarkovLanguage, emissions: Tensor) -> Tensor:
+    """Posterior marginals of one text, `emissions (L, V)` -> `(L, V)`, by summing over all texts."""
+    texts = everything(*emissions.shape[::-1])
+    evidence = emissions[torch.arange(len(emissions)), texts].sum(1)
+    weight = torch.softmax(language.log_prob(texts) + evidence, 0)
+    one_hot = torch.nn.functional.one_hot(texts, emissions.shape[1]).double()
+    return torch.einsum("n,nlv->lv", weight, one_hot)
+
+
+def test_language_probabilities_and_entropy_by_enumeration():
+    language = MarkovLanguage(length=4)
+    log = language.log_prob(everything(6, 4))
+    assert log.exp().sum().item() == pytest.approx(1)
+    assert -(log.exp() * log).sum().item() / 4 == pytest.approx(language.entropy())
+    assert language.bigrams.sum(0) == pytest.approx(language.bigrams.sum(1)), "not stationary"
+
+
+def test_language_samples_are_of_the_language():
+    language = MarkovLanguage()
+    ids = language.sample(4000)
+    assert language.bigram_distance(ids) < 0.02
+    assert abs(language.excess(ids)) < 0.02
+    assert language.bigram_distance(ids.flip(1)) > 0.1, "the measure is blind"
+
+
+@pytest.mark.parametrize("time", [0.05, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_posterior_equals_the_sum_over_all_texts(name, time):
+    language, process = MarkovLanguage(length=4), make_process(name)
+    oracle = OracleDenoiser(process, language)
+    ids, mask = language.sample(3, seed=5), torch.ones(3, 4, dtype=torch.bool)
+    mask[1, 2], mask[2, [0, 3]] = False, False
+    t = time * mask
+    noisy = process.corrupt(process.encode(ids), t, OneStream(1))
+    x_t = torch.where(mask.reshape(*mask.shape, *[1] * (noisy.dim() - 2)), noisy, process.encode(ids))
+    logits = oracle(x_t, t, mask=mask, valid=torch.ones_like(mask))
+    emissions = process.log_likelihood(x_t, t).double()
+    for row in range(3):
+        known = torch.full((4, 6), -1e4).double().scatter(1, ids[row, :, None], 0.0)
+        evidence = torch.where(mask[row, :, None], emissions[row], known)
+        exact = brute_force(language, evidence)
+        assert torch.allclose(logits[row].exp(), exact, atol=1e-9)
+
+
+def test_padding_carries_no_evidence():
+    language, process = MarkovLanguage(length=4), make_process("embedding")
+    oracle, x_t = OracleDenoiser(process, language), torch.randn(1, 4, 8)
+    valid = torch.tensor([[True, True, True, False]])
+    full = {"mask": valid, "valid": valid}
+    cut = {"mask": valid[:, :3], "valid": valid[:, :3]}
+    t = torch.full((1, 4), 0.4)
+    assert torch.allclose(oracle(x_t, t, **full)[:, :3], oracle(x_t[:, :3], t[:, :3], **cut))
+
+
+@pytest.mark.parametrize(("sampler", "decoder"), PAIRS)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_unbiased_pairs_return_the_language(process, sampler, decoder):
+    language = MarkovLanguage()
+    ids = from_scratch(process, sampler, decoder, COUNT, PAIRS[sampler, decoder])
+    assert language.bigram_distance(ids) <= 0.03
+    assert abs(language.excess(ids)) / math.log(2) <= 0.04
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_infilling_has_the_exact_conditional_marginals(process):
+    language, given = MarkovLanguage(), [0, 1, 6, 7]
+    truth = language.sample(1, seed=3)
+    mask = torch.ones_like(truth, dtype=torch.bool)
+    mask[:, given] = False
+    ids = truth.expand(COUNT, -1).where(~mask, 0)
+    new = generate(process, "ancestral", "softmax", ids, mask.expand(COUNT, -1), 60)
+    assert (new[:, given] == truth[:, given]).all()
+    known = torch.zeros(8, 6).double()
+    known[given] = torch.full((4, 6), -1e4).double().scatter(1, truth[0, given, None], 0.0)
+    exact = language.log_posterior(known[None])[0].exp()
+    found = torch.nn.functional.one_hot(new, 6).double().mean(0)
+    distance = (found - exact).abs().sum(-1) / 2
+    assert distance.max() <= 0.03, distance
+
+
+@pytest.mark.slow
+def test_table_of_all_pairs():
+    """Recorded, not asserted: `pytest -m slow -s tests/test_oracle.py` prints it."""
+    language = MarkovLanguage()
+    print(f"\nentropy {language.entropy() / math.log(2):.4f} bits a token; n = 4000, 200 steps, cosine")
+    print("| process | sampler | decoder | bigram distance | NLL - entropy, bits a token |")
+    print("|---|---|---|---|---|")
+    for names in itertools.product(PROCESSES, SAMPLERS, DECODERS):
+        ids = from_scratch(*names, 4000, 200)
+        distance, excess = language.bigram_distance(ids), language.excess(ids) / math.log(2)
+        print(f"| {' | '.join(names)} | {distance:.3f} | {excess:+.3f} |", flush=True)

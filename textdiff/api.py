@@ -1,0 +1,166 @@
+"""`load`, `generate`, `pipeline`, and the `textdiff` command.
+
+import textdiff
+model = textdiff.load("runs/quickstart/model")
+textdiff.generate(model, ["A long text ..."], steps=16)
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textdiff.generation import Generation, generate_texts
+from textdiff.model import TextDiffusion, TextModel, find_folder, read_config
+from textdiff.twin import Twin
+
+SYSTEMS: dict[str, type[TextModel]] = {"diffusion": TextDiffusion, "autoregressive": Twin}
+
+
+def load(source: str | Path, device: str = "auto") -> TextModel:
+    """A trained model.
+
+    Args:
+        source: model directory, or id of one on the Hugging Face hub.
+        device: "cpu", "cuda", ...; "auto" takes the GPU where there is one.
+
+    Raises:
+        ValueError: nothing there, or not a model of this package.
+    """
+    folder = find_folder(source)
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return SYSTEMS[read_config(folder).system].from_pretrained(folder, chosen)
+
+
+def generate(
+    model: TextModel | str | Path,
+    sources: Sequence[str] | None = None,
+    *,
+    return_dict: bool = False,
+    **options: Any,
+) -> list[str] | Generation:
+    """Write one text for every source or prompt, or `num_samples` texts from nothing.
+
+    Args:
+        model: a loaded model, or where to load it from.
+        sources: texts to summarize or rewrite.
+        return_dict: give a `Generation` (ids, candidates, trajectory, NFE, seconds), not a list.
+        options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`, `dtype`,
+            `trajectory`, `progress` of `generate_texts`; `steps`, `sampler`, `decoder`,
+            `guidance_scale` of diffusion models; `decoding`, `beams` of autoregressive ones.
+
+    Raises:
+        ValueError: a request that makes no sense or that the model cannot serve.
+    """
+    loaded = model if isinstance(model, TextModel) else load(model)
+    made = generate_texts(loaded, sources, **options)
+    return made if return_dict else made.texts
+
+
+def pipeline(
+    task: str, model: TextModel | str | Path, device: str = "auto", **defaults: Any
+) -> Callable[..., list[dict[str, str]]]:
+    """A callable in the manner of `transformers.pipeline`.
+
+    Args:
+        task: "summarization" (texts in, `summary_text` out) or "text-generation" (prompts in,
+            `generated_text` out).
+        model: a loaded model, or where to load it from.
+        defaults: options of every call, see `generate`.
+    """
+    tasks = {
+        "summarization": ("sources", "summary_text"),
+        "text-generation": ("prompt", "generated_text"),
+    }
+    if task not in tasks:
+        raise ValueError(f"unknown task {task!r}; choose one of: {', '.join(tasks)}")
+    given, key = tasks[task]
+    loaded = model if isinstance(model, TextModel) else load(model, device)
+
+    def call(texts: str | Sequence[str], **options: Any) -> list[dict[str, str]]:
+        inputs = {given: [texts] if isinstance(texts, str) else list(texts)}
+        return [{key: text} for text in generate(loaded, **inputs, **defaults, **options)]
+
+    return call
+
+
+def main(args: list[str] | None = None) -> None:
+    """The `textdiff` command: `textdiff train ...`, `textdiff generate MODEL [FILE] ...`."""
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["train"]:
+        from textdiff.train import main as train
+
+        return train(args[1:])
+    options = vars(parser().parse_args(args))
+    try:
+        write(**{key: value for key, value in options.items() if value is not None and key != "command"})
+    except (ValueError, OSError) as error:
+        sys.exit(f"textdiff: {error}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `textdiff generate`."""
+    top = argparse.ArgumentParser("textdiff", description="Text diffusion language models.")
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("train", help="train a model; see `textdiff train --help`")
+    sub = commands.add_parser("generate", help="write texts with a trained model")
+    sub.add_argument("model", help="model directory or hub id")
+    sub.add_argument("file", nargs="?", help="one source (or prompt) per line; - = standard input")
+    sub.add_argument("--num_samples", type=int, help="texts to write from nothing")
+    sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
+    sub.add_argument("--steps", type=int, help="network evaluations of a text")
+    sub.add_argument("--sampler", help="ancestral, ddim, renoise")
+    sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")
+    sub.add_argument("--temperature", type=float, help="below 1 sharpens")
+    sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
+    sub.add_argument("--candidates", type=int, help="draw several, give the one of least Bayes risk")
+    sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
+    sub.add_argument("--seed", type=int)
+    sub.add_argument("--batch_size", type=int)
+    sub.add_argument("--dtype", help="float32 or bfloat16")
+    sub.add_argument("--device", default="auto")
+    sub.add_argument("--json", action="store_true", help="one JSON object a line, candidates included")
+    return top
+
+
+def write(
+    model: str,
+    file: str | None = None,
+    device: str = "auto",
+    json: bool = False,
+    temperature: float | None = None,
+    **options: Any,
+) -> None:
+    """Read texts, write texts."""
+    loaded = load(model, device)
+    if temperature is not None:
+        options["temperature"] = temperature
+    if file is None and "num_samples" not in options and loaded.config.conditioning != "none":
+        raise ValueError("give a FILE with one source per line, or - to read standard input")
+    if file is not None:
+        key = "prompt" if loaded.config.conditioning == "none" else "sources"
+        options[key] = read_lines(file)
+    made = generate_texts(loaded, progress=sys.stderr.isatty(), **options)
+    for text, candidates in zip(made.texts, made.candidates, strict=True):
+        print(dump(text, candidates) if json else text)
+
+
+def read_lines(file: str) -> list[str]:
+    """Non-empty lines of a UTF-8 file or of standard input."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 at byte {error.start}; convert it first") from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{'standard input' if file == '-' else file} holds no text")
+    return lines
+
+
+def dump(text: str, candidates: list[str]) -> str:
+    """One line of JSON."""
+    return json.dumps({"text": text, "candidates": candidates}, ensure_ascii=False)

@@ -1,0 +1,221 @@
+"""From texts to texts with any trained model: batching, candidates, reranking, progress.
+
+Text i with candidate c carries the number i * candidates + c, and all randomness is keyed by it, so a
+text does not depend on the batch size or on its neighbours. Candidates differ in noise and in length
+(quantile (c + 1/2) / candidates of the predicted distribution) and are chosen by minimum Bayes risk,
+which sees no reference.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.data import pad
+from textdiff.model import Request, TextModel
+from textdiff.noise import Noise
+from textdiff.rerank import rerank
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Generation:
+    """What `generate` made.
+
+    Attributes:
+        texts: one a source (or prompt, or sample).
+        ids: token ids of all candidates in order, `len(texts) * candidates` lists.
+        candidates: their texts, a list for every text.
+        trajectory: for every candidate the text after each step, if asked for.
+        nfe: network evaluations of one text.
+        seconds: wall time.
+    """
+
+    texts: list[str]
+    ids: list[list[int]]
+    candidates: list[list[str]]
+    trajectory: list[list[str]]
+    nfe: int
+    seconds: float
+
+
+@dataclass
+class Task:
+    """What to write, all candidates spelt out; `hidden` counts prompt tokens that are the source."""
+
+    sources: list[list[int]] | None
+    prompts: list[list[int]]
+    hidden: list[int]
+    candidates: int = 1
+    order: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def generate_texts(
+    model: TextModel,
+    sources: Sequence[str] | None = None,
+    *,
+    prompt: Sequence[str] | None = None,
+    num_samples: int | None = None,
+    length: int | None = None,
+    candidates: int = 1,
+    utility: str = "rougeL",
+    seed: int = 0,
+    batch_size: int = 64,
+    dtype: str = "float32",
+    trajectory: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> Generation:
+    """Write one text for every source or prompt, or `num_samples` texts from nothing.
+
+    Args:
+        model: a trained model.
+        sources: texts to condition on (summarize, rewrite, ...), for models trained with them.
+        prompt: first words of every text.
+        num_samples: how many texts, where there is neither source nor prompt.
+        length: tokens of every text, EOS included; None = predicted.
+        candidates: texts drawn for each answer; the one of least Bayes risk is given.
+        utility: similarity that the reranking uses.
+        seed: same seed, same texts.
+        batch_size: candidates computed at once; does not change the texts.
+        dtype: "float32" or "bfloat16" inside the network.
+        trajectory: also return the text after every step.
+        progress: show a progress bar.
+        options: the model's own: steps, sampler, decoder, guidance_scale; decoding, beams.
+
+    Raises:
+        ValueError: a request that makes no sense or that the model cannot serve.
+    """
+    start = time.perf_counter()
+    check(model, sources, prompt, length, candidates, batch_size, dtype)
+    task = prepare(model, sources, prompt, num_samples, candidates)
+    rows: list[list[int]] = [[]] * len(task)
+    watched: list[list[str]] = [[]] * len(task)
+    nfe = 0
+    for some in batches(task, batch_size, progress):
+        request = make_request(model, task, some, seed, length, trajectory, options)
+        with precision(model.device, dtype):
+            written = model.write(request)
+        nfe = max(nfe, written.evaluations)
+        frames = [model.tokenizer.decode(ids) for ids in written.trajectory]
+        for place, row in enumerate(some):
+            rows[row] = written.ids[place]
+            watched[row] = [frame[place] for frame in frames]
+    texts = model.tokenizer.decode(rows)
+    groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
+    best = rerank(groups, utility) if candidates > 1 else texts
+    return Generation(best, rows, groups, watched, nfe, time.perf_counter() - start)
+
+
+def check(
+    model: TextModel,
+    sources: Sequence[str] | None,
+    prompt: Sequence[str] | None,
+    length: int | None,
+    candidates: int,
+    batch_size: int,
+    dtype: str,
+) -> None:
+    """Refuse impossible requests in one line."""
+    for name, value in {"length": length, "candidates": candidates, "batch_size": batch_size}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if isinstance(sources, str) or isinstance(prompt, str):
+        raise ValueError("give a list of texts, not one string: [text]")
+    if sources is not None and prompt is not None and len(sources) != len(prompt):
+        raise ValueError(f"{len(sources)} sources but {len(prompt)} prompts: give one for each")
+    if model.config.conditioning == "none" and sources is not None:
+        raise ValueError("this model was trained without sources; give prompt= or num_samples=")
+    if model.config.conditioning != "none" and sources is None:
+        raise ValueError("this model writes from sources; give sources=[...]")
+    empty = [i for i, text in enumerate(sources or []) if not text.strip()]
+    if empty:
+        raise ValueError(f"source {empty[0]} is empty; remove it or give it text")
+
+
+def prepare(
+    model: TextModel,
+    sources: Sequence[str] | None,
+    prompt: Sequence[str] | None,
+    num_samples: int | None,
+    candidates: int,
+) -> Task:
+    """Tokenize everything and repeat it for every candidate."""
+    texts = sources if sources is not None else prompt
+    count = len(texts) if texts is not None else (num_samples or 1)
+    encode, config = model.tokenizer.encode, model.config
+    prompts = encode(list(prompt)) if prompt is not None else [[]] * count
+    read = encode(list(sources), config.max_source_length) if sources is not None else None
+    hidden = [0] * count
+    if config.conditioning == "prefix":
+        marked = [[*ids, model.tokenizer.sep_id] for ids in read]
+        hidden, read = [len(ids) for ids in marked], None
+        prompts = [head + tail for head, tail in zip(marked, prompts, strict=True)]
+    rows = [i for i in range(count) for _ in range(candidates)]
+    pick = None if read is None else [read[i] for i in rows]
+    task = Task(pick, [prompts[i] for i in rows], [hidden[i] for i in rows], candidates)
+    task.order = sorted(range(len(rows)), key=lambda i: (len(pick[i]) if pick else 0, i))
+    return task
+
+
+def batches(task: Task, batch_size: int, progress: bool) -> Sequence[list[int]]:
+    """Row numbers of every batch, of similar source lengths."""
+    parts = [task.order[i : i + batch_size] for i in range(0, len(task), batch_size)]
+    if not progress:
+        return parts
+    from tqdm import tqdm
+
+    return tqdm(parts, desc="generate", unit="batch")
+
+
+def make_request(
+    model: TextModel,
+    task: Task,
+    rows: list[int],
+    seed: int,
+    length: int | None,
+    watch: bool,
+    options: dict[str, Any],
+) -> Request:
+    """The rows of one batch as tensors on the model's device."""
+    source = source_mask = None
+    if task.sources is not None:
+        source, source_mask = pad([task.sources[i] for i in rows], model.tokenizer.pad_id)
+        source, source_mask = source.to(model.device), source_mask.to(model.device)
+    return Request(
+        seed=seed,
+        index=rows,
+        source=source,
+        source_mask=source_mask,
+        prompt=[task.prompts[i] for i in rows],
+        hidden=torch.tensor([task.hidden[i] for i in rows]),
+        quantile=quantiles(model, task, rows, seed),
+        length=length,
+        watch=watch,
+        options=options,
+    )
+
+
+def quantiles(model: TextModel, task: Task, rows: list[int], seed: int) -> Tensor:
+    """Place in the length distribution: stratified with a source, drawn without one."""
+    if model.config.conditioning == "none":
+        return Noise(seed, rows, step=2**32).uniform((len(rows),))
+    candidate = torch.tensor(rows) % task.candidates
+    return (candidate + 0.5) / task.candidates
+
+
+def precision(device: torch.device, dtype: str) -> Any:
+    """bfloat16 autocast, or nothing."""
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[dtype])

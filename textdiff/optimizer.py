@@ -1,0 +1,83 @@
+"""Optimizers and the learning-rate schedule.
+
+`AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101), fused. `Muon` (Jordan et al. 2024; scaled to AdamW's
+update size as in Liu et al. 2025, arXiv:2502.16982) for the matrices inside the transformers, AdamW for
+embeddings, the projections to and from them, and everything with fewer dimensions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the whole model; no weight decay on vectors and embeddings."""
+    return _adamw(list(model.named_parameters()), learning_rate, weight_decay)
+
+
+def _adamw(
+    named: list[tuple[str, Tensor]], learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
+    decayed = [p for name, p in named if p.dim() > 1 and "embedding" not in name]
+    plain = [p for name, p in named if not (p.dim() > 1 and "embedding" not in name)]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon on the transformers' matrices, AdamW on the rest, as one optimizer."""
+
+    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
+        named = list(model.named_parameters())
+        inner = [p for name, p in named if p.dim() == 2 and "transformer.blocks" in name]
+        ids = {id(p) for p in inner}
+        rest = [(name, p) for name, p in named if id(p) not in ids]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            _adamw(rest, learning_rate, weight_decay),
+        ]
+        super().__init__(inner + [p for _, p in rest], {})
+        # the parts' own groups, so that learning-rate schedules reach them
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of both parts."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parts' states."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both parts."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": adamw, "muon": Muon}
+
+
+def linear_decay(optimizer: torch.optim.Optimizer, warmup: int, steps: float) -> LambdaLR:
+    """Linear warm-up, then linear decay to zero at `steps` (constant if that is infinite)."""
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / max(warmup, 1))
+        return rise if steps == float("inf") else rise * max(0.0, 1 - step / max(steps, 1))
+
+    return LambdaLR(optimizer, factor)

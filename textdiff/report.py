@@ -1,0 +1,178 @@
+"""What a training leaves behind: a model directory, a loss plot, scores beside a baseline, examples.
+
+Everything lands in the run directory (`trainer.default_root_dir`): `model/`, `loss.png`, `metrics.json`
+and `checkpoints/`.
+"""
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from textdiff.corpus import fact_accuracy, generate
+from textdiff.data import TextData
+from textdiff.generation import generate_texts
+from textdiff.metrics import bleu, lead, rouge
+from textdiff.model import TextModel
+
+Scores = dict[str, float]
+
+
+class Report(L.Callback):
+    """Plots the loss while training; afterwards saves the model, scores it and shows examples.
+
+    Args:
+        examples: how many held-out examples to write at the end; 0 = none.
+        show: how many of them to print.
+    """
+
+    def __init__(self, examples: int = 300, show: int = 5) -> None:
+        self.examples, self.show = examples, show
+        self.curves: dict[str, list[tuple[int, float]]] = {"loss": [], "val_loss": []}
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.started = time.perf_counter()
+        if trainer.is_global_zero:
+            size = sum(p.numel() for p in module.model.parameters()) / 1e6
+            print(f"{size:.2f}M parameters; results go to {trainer.default_root_dir}")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step % 10 == 0:
+            self.note(trainer, "loss")
+
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            self.note(trainer, "val_loss")
+
+    def note(self, trainer: L.Trainer, name: str) -> None:
+        """Remember a point of a curve."""
+        if name in trainer.callback_metrics:
+            value = float(trainer.callback_metrics[name])
+            self.curves[name].append((trainer.global_step, value))
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        folder = Path(trainer.default_root_dir)
+        model = module.evaluated.eval()
+        model.save_pretrained(folder / "model")
+        plot_loss(self.curves, folder / "loss.png")
+        seconds = time.perf_counter() - self.started
+        metrics: dict[str, Any] = {"train_seconds": round(seconds, 1)}
+        if self.examples:
+            metrics |= evaluate(model, trainer.datamodule, module, self.examples, self.show)
+        metrics["seconds"] = round(time.perf_counter() - self.started, 1)
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        print(next_steps(folder, trainer.datamodule))
+
+
+class Keep(L.Callback):
+    """Leaves a checkpoint to go on from when training stops early."""
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, error: BaseException) -> None:
+        if not isinstance(error, KeyboardInterrupt) or module.model is None:
+            return
+        path = Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt"
+        trainer.save_checkpoint(path)
+        print(f"\nstopped at step {trainer.global_step}; go on with the same command and")
+        print(f"  --ckpt_path {shlex.quote(str(path))}", flush=True)
+
+
+def plot_loss(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
+    """A PNG of the loss against steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, points in curves.items():
+        if points:
+            style = {"linewidth": 1} if name == "loss" else {"marker": "o"}
+            axes.plot(*zip(*points, strict=True), label=name, **style)
+    axes.set(xlabel="step", ylabel="nats per token", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def evaluate(
+    model: TextModel, data: TextData, module: L.LightningModule, count: int, show: int
+) -> dict[str, Any]:
+    """Scores on held-out examples, printed beside LEAD-1; on the built-in corpus facts as well."""
+    split = "test" if data.has_split("test") else "validation"
+    examples = data.examples(split)[:count]
+    options = {"dtype": "bfloat16", "progress": True, **module.generation}
+    if examples[0].source is None:
+        made = generate_texts(model, num_samples=min(count, 16), **options)
+        print("\nsamples\n" + "\n".join(f"  {text}" for text in made.texts[:show]))
+        return {"samples": made.texts}
+    sources = [example.source for example in examples]
+    made = generate_texts(model, sources, **options)
+    references = [example.references for example in examples]
+    rows = {"textdiff": summary_scores(made.texts, references)}
+    rows["LEAD-1"] = summary_scores([lead(source) for source in sources], references)
+    if data.hparams.dataset_name == "textdiff/reports":
+        add_facts(rows, model, made.texts, sources, count, options)
+    print(table(rows, f"{split}, {len(examples)} examples, {made.nfe} steps"))
+    for example, text in list(zip(examples, made.texts, strict=True))[:show]:
+        print(f"\nsource     {example.source}\nreference  {example.target}\nsummary    {text}")
+    return rows["textdiff"] | {"lead1": rows["LEAD-1"], "nfe": made.nfe, "examples": len(examples)}
+
+
+def summary_scores(texts: list[str], references: list[list[str]]) -> Scores:
+    """ROUGE F and BLEU, 0 to 100."""
+    scores = rouge(texts, references)
+    means = {name: sum(scores[name]) / len(texts) for name in ("rouge1", "rouge2", "rougeL")}
+    return means | {"bleu": bleu(texts, references)}
+
+
+def add_facts(
+    rows: dict[str, Scores],
+    model: TextModel,
+    texts: list[str],
+    sources: list[str],
+    count: int,
+    options: dict[str, Any],
+) -> None:
+    """Fact accuracy on the built-in corpus: held-out combinations, and names never seen."""
+    reports = generate("test", len(texts))
+    unseen = generate("unseen_names", count)
+    written = generate_texts(model, [report.source for report in unseen], **options).texts
+    answers = {"textdiff": (texts, written)}
+    answers["LEAD-1"] = tuple([lead(s) for s in group] for group in (sources, [r.source for r in unseen]))
+    for name, (known, new) in answers.items():
+        rows[name]["fact_accuracy"] = share(map(fact_accuracy, known, reports))
+        rows[name]["fact_accuracy_unseen_names"] = share(map(fact_accuracy, new, unseen))
+
+
+def share(flags: Any) -> float:
+    """Percent of True."""
+    values = list(flags)
+    return 100 * sum(values) / len(values)
+
+
+def table(rows: dict[str, Scores], title: str) -> str:
+    """Scores as aligned text."""
+    names = list(next(iter(rows.values())))
+    width = max(len(name) for name in names)
+    lines = [f"\n{title}", " " * width + "".join(f"{row:>12}" for row in rows)]
+    for name in names:
+        lines.append(f"{name:<{width}}" + "".join(f"{row[name]:12.1f}" for row in rows.values()))
+    return "\n".join(lines)
+
+
+def next_steps(folder: Path, data: TextData) -> str:
+    """The lines to type next."""
+    model = shlex.quote(str(folder / "model"))
+    given = "--num_samples 4" if data.layout == "none" else "my_documents.txt"
+    return (
+        f"\nmodel: {model}   plot: {folder / 'loss.png'}   scores: {folder / 'metrics.json'}\n"
+        "next:\n"
+        f"  textdiff generate {model} {given}\n"
+        "  python -m textdiff.train --config summarization --data.train_file my.jsonl\n"
+    )

@@ -1,0 +1,125 @@
+"""A language whose exact denoiser is known: samplers are tested apart from any network.
+
+Words follow a Markov chain, p(w) = p(w_1) prod_i A[w_{i-1}, w_i]. Noise is independent per position
+given the words, so a noisy text is a hidden Markov model with emissions q(x_t[i] | w_i), which
+`Process.log_likelihood` returns, and forward-backward (Rabiner 1989, Proc. IEEE 77(2), eq. 19 to 27)
+
+    a_i(v) = e_i(v) sum_u a_{i-1}(u) A[u, v]      b_i(u) = sum_v A[u, v] e_{i+1}(v) b_{i+1}(v)
+    p(w_i = v | x_t) proportional to a_i(v) b_i(v)
+
+gives the exact posterior of every word. A sampler that steps with it must return texts of the language:
+whatever is left of bigram error or of |NLL - entropy| is the sampler's own.
+
+Legend: B batch, L length, V vocabulary. Everything in float64.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from textdiff.process import Process
+from textdiff.transformer import Context
+
+HIDDEN = -1e4  # log probability of words that a given position rules out: finite, yet exp is 0
+
+
+class MarkovLanguage:
+    """A stationary Markov chain with random transitions.
+
+    Args:
+        vocabulary: V. length: L. seed: of the transition matrix.
+        sharpness: spread of the log transitions; 0 = all texts are equally likely.
+    """
+
+    def __init__(
+        self, vocabulary: int = 6, length: int = 8, *, seed: int = 1, sharpness: float = 1.0
+    ) -> None:
+        self.vocabulary, self.length = vocabulary, length
+        generator = torch.Generator().manual_seed(seed)
+        logits = sharpness * torch.randn(vocabulary, vocabulary, generator=generator).double()
+        self.transition = torch.softmax(logits, -1)
+        self.initial = torch.linalg.matrix_power(self.transition, 1000)[0]
+
+    @property
+    def bigrams(self) -> Tensor:
+        """Exact p(w_i, w_{i+1}), the same at every position, `(V, V)`."""
+        return self.initial[:, None] * self.transition
+
+    def entropy(self) -> float:
+        """Nats a token of texts of this length."""
+        first = torch.special.entr(self.initial).sum()
+        rate = (self.initial[:, None] * torch.special.entr(self.transition)).sum()
+        return float(first + (self.length - 1) * rate) / self.length
+
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """Texts `(count, L)` int64."""
+        generator = torch.Generator().manual_seed(seed)
+        words = [torch.multinomial(self.initial.expand(count, -1), 1, generator=generator)]
+        for _ in range(self.length - 1):
+            rows = self.transition[words[-1][:, 0]]
+            words.append(torch.multinomial(rows, 1, generator=generator))
+        return torch.cat(words, 1)
+
+    def log_prob(self, ids: Tensor) -> Tensor:
+        """log p of texts `(B, L)`, nats, `(B,)`."""
+        steps = self.transition.log()[ids[:, :-1], ids[:, 1:]]
+        return self.initial.log()[ids[:, 0]] + steps.sum(1)
+
+    def log_posterior(self, emissions: Tensor) -> Tensor:
+        """log p(w_i | all emissions), `(B, L, V)`, of log `emissions (B, L, V)`."""
+        emissions = emissions.double()
+        forward = [emissions[:, 0] + self.initial.log()]
+        for emission in emissions[:, 1:].unbind(1):
+            forward.append(emission + log_multiply(forward[-1], self.transition))
+        backward = [torch.zeros_like(forward[0])]
+        for emission in emissions[:, 1:].flip(1).unbind(1):
+            backward.append(log_multiply(emission + backward[-1], self.transition.T))
+        evidence = forward[-1].logsumexp(-1)[:, None, None]  # the same at every position
+        return torch.stack(forward, 1) + torch.stack(backward[::-1], 1) - evidence
+
+    def bigram_distance(self, ids: Tensor) -> float:
+        """Total variation, 0 to 1, between the bigrams of `ids (B, L)` and the language's."""
+        pairs = (ids[:, :-1] * self.vocabulary + ids[:, 1:]).flatten()
+        counts = torch.bincount(pairs, minlength=self.vocabulary**2).double()
+        return float((counts / counts.sum() - self.bigrams.flatten()).abs().sum() / 2)
+
+    def excess(self, ids: Tensor) -> float:
+        """Mean nats a token of `ids (B, L)` above the entropy; below zero = too likely texts."""
+        return float(-self.log_prob(ids).mean() / self.length) - self.entropy()
+
+
+def log_multiply(log: Tensor, matrix: Tensor) -> Tensor:
+    """log(exp(`log (B, V)`) @ `matrix (V, V)`), stable for a positive matrix."""
+    top = log.max(-1, keepdim=True).values
+    return ((log - top).exp() @ matrix).log() + top
+
+
+class OracleDenoiser(nn.Module):
+    """The exact denoiser of a `MarkovLanguage`, with the signature of `Denoiser`.
+
+    Args:
+        process: its vocabulary must be the language's.
+        language: what the texts are drawn from.
+    """
+
+    evaluations = 1
+
+    def __init__(self, process: Process, language: MarkovLanguage) -> None:
+        super().__init__()
+        self.process, self.language = process, language
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        mask: Tensor,
+        valid: Tensor,
+        context: Context | None = None,
+        previous: Tensor | None = None,
+    ) -> Tensor:
+        """log p(w_i | x_t, given words), `(B, L, V)`."""
+        emissions = self.process.log_likelihood(x_t, t).double()
+        words = torch.arange(self.language.vocabulary, device=x_t.device)
+        known = HIDDEN * (self.process.round(x_t)[..., None] != words).double()
+        emissions = torch.where(mask[..., None], emissions, known)
+        return self.language.log_posterior(emissions * valid[..., None])

@@ -1,0 +1,215 @@
+"""Training: `python -m textdiff.train` trains the quickstart; `--config x.yaml` anything else.
+
+A `LightningModule` of few parts: the model's own loss, AdamW or Muon with warm-up and linear decay, an
+exponential moving average of the weights, the loss per noise level, generation on the validation set.
+All randomness of a step is keyed by (seed, example number), so that an interrupted and resumed run, or
+one spread over several processes, takes the same steps.
+"""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from textdiff.data import TextData
+from textdiff.generation import generate_texts
+from textdiff.metrics import bleu, rouge
+from textdiff.model import Config, TextDiffusion, TextModel, build
+from textdiff.optimizer import OPTIMIZERS, linear_decay
+from textdiff.twin import Twin
+
+SYSTEMS: dict[str, type[TextModel]] = {"diffusion": TextDiffusion, "autoregressive": Twin}
+BUCKETS = 5
+DEFAULT = Config()
+
+
+class Training(L.LightningModule):
+    """Trains a text model.
+
+    Args:
+        network: shape of the model. Lengths and conditioning are set from the data.
+        optimizer: "muon" or "adamw".
+        learning_rate: peak rate, for matrices 192 wide under Muon.
+        warmup_steps: steps until the peak; then linear decay to zero at the last step.
+        weight_decay: on matrices only.
+        ema_decay: of the averaged weights, which are evaluated and saved; 0 = no averaging.
+        init_from: model directory to fine-tune: its config, weights and tokenizer.
+        compile: compile the network with `torch.compile`.
+        validation_examples: how many texts to write at every validation.
+        generation: options of that writing, such as steps, sampler, decoder, guidance_scale.
+        seed: of all randomness in training.
+    """
+
+    def __init__(
+        self,
+        network: Config = DEFAULT,
+        *,
+        optimizer: str = "muon",
+        learning_rate: float = 2e-3,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.01,
+        ema_decay: float = 0.999,
+        init_from: str | None = None,
+        compile: bool = False,
+        validation_examples: int = 64,
+        generation: dict[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network, self.optimizer, self.learning_rate = network, optimizer, learning_rate
+        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
+        self.ema_decay, self.init_from, self.use_compile = ema_decay, init_from, compile
+        self.validation_examples, self.generation = validation_examples, generation or {}
+        self.seed, self.position, self.model = seed, 0, None
+        self.register_buffer("buckets", torch.zeros(2, BUCKETS), persistent=False)
+
+    def configure_model(self) -> None:
+        """Build the network once the data are known."""
+        if self.model is not None:
+            return
+        data: TextData = self.trainer.datamodule
+        if self.network.system not in SYSTEMS:
+            raise ValueError(f"unknown system {self.network.system!r}: {', '.join(SYSTEMS)}")
+        torch.manual_seed(self.seed)
+        kind = SYSTEMS[self.network.system]
+        if self.init_from:
+            self.model = kind.from_pretrained(self.init_from).train()
+            check_fit(self.model.config, shape(self.network, data))
+        else:
+            self.model = kind(shape(self.network, data), data.tokenizer)
+            self.model.fit_data(data.token_counts(), data.length_counts())
+        if self.use_compile:
+            self.model.compile_network()
+        self.average = AveragedModel(self.model, multi_avg_fn=self.update_average)
+        self.average.requires_grad_(False)
+
+    def update_average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        """average += (1 - decay) (weight - average), the decay warmed up with the number of steps."""
+        decay = min(self.ema_decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    @property
+    def evaluated(self) -> TextModel:
+        """The model to evaluate and to save: the averaged one."""
+        return self.average.module if self.ema_decay else self.model
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = build(OPTIMIZERS, self.optimizer, self.model, self.learning_rate, self.weight_decay)
+        steps = self.trainer.estimated_stepping_batches
+        schedule = linear_decay(optimizer, self.warmup_steps, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        torch.manual_seed(self.seed * 1_000_003 + batch["position"])  # dropout
+        self.position = batch["position"] + 1
+        losses = self.model.loss(batch, self.seed)
+        count = total(losses.mask.sum())
+        loss = (losses.nll * losses.mask).sum() / count * self.trainer.world_size
+        self.log("loss", loss.detach(), prog_bar=True)
+        if losses.t is not None:
+            self.observe(losses.nll.detach(), losses.mask, losses.t)
+        if losses.length is not None:
+            length = losses.length.mean()
+            self.log("length_loss", length.detach())
+            loss = loss + self.model.config.length_weight * length
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss.item()} at step {self.global_step}: lower --model.learning_rate "
+                "or lengthen --model.warmup_steps, and go on from the last checkpoint"
+            )
+        return loss
+
+    def observe(self, nll: Tensor, mask: Tensor, t: Tensor) -> None:
+        """Tell the schedule, and log, the loss by noise level of examples with a single time."""
+        seen = ~t.isnan() & mask.any(1)
+        example = ((nll * mask).sum(1) / mask.sum(1).clamp(min=1))[seen].float()
+        self.model.process.schedule.observe(t[seen], example)
+        bucket = (t[seen] * BUCKETS).long().clamp(max=BUCKETS - 1)
+        self.buckets[0].index_add_(0, bucket, example)
+        self.buckets[1].index_add_(0, bucket, torch.ones_like(example))
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            means = self.buckets[0] / self.buckets[1]
+            for i, mean in enumerate(means.tolist()):
+                self.log(f"loss_t{(i + 0.5) / BUCKETS:.1f}", mean)
+            self.buckets.zero_()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.ema_decay:
+            self.average.update_parameters(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["position"] = self.position
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.position = self.trainer.datamodule.position = checkpoint["position"]
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        self.evaluated.eval()
+        losses = self.evaluated.loss(batch, self.seed)
+        loss = (losses.nll * losses.mask).sum() / losses.mask.sum()
+        size = int(losses.mask.sum())
+        self.log("val_loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        examples = self.trainer.datamodule.examples("validation")[: self.validation_examples]
+        if self.trainer.sanity_checking or not self.validation_examples or not examples:
+            return
+        sources = [example.source for example in examples]
+        known = {"num_samples": min(4, len(examples))} if sources[0] is None else {"sources": sources}
+        made = generate_texts(self.evaluated, **known, dtype="bfloat16", **self.generation)
+        self.print(f"\nstep {self.global_step}: {made.texts[0]}")
+        if sources[0] is not None:
+            references = [example.references for example in examples]
+            scores = rouge(made.texts, references)["rougeL"]
+            self.log("val_rougeL", sum(scores) / len(scores), prog_bar=True, sync_dist=True)
+            self.log("val_bleu", bleu(made.texts, references), sync_dist=True)
+
+
+def shape(network: Config, data: TextData) -> Config:
+    """The config with what the data decide: conditioning and lengths."""
+    prefix = data.hparams.max_source_length + 1 if data.layout == "prefix" else 0
+    return replace(
+        network,
+        conditioning=data.layout,
+        max_length=prefix + data.hparams.max_target_length,
+        max_source_length=data.hparams.max_source_length,
+    )
+
+
+def check_fit(model: Config, wanted: Config) -> None:
+    """Fine-tuning: the data must fit the model's shape."""
+    if model.conditioning != wanted.conditioning:
+        raise ValueError(
+            f"init_from: the model has conditioning {model.conditioning!r}, the data ask for "
+            f"{wanted.conditioning!r}; use data of the same kind"
+        )
+    for name in ("max_length", "max_source_length"):
+        if getattr(wanted, name) > getattr(model, name):
+            raise ValueError(
+                f"init_from: the model's {name} is {getattr(model, name)}, the data ask for "
+                f"{getattr(wanted, name)}; lower --data.max_source_length or --data.max_target_length"
+            )
+
+
+def total(count: Tensor) -> Tensor:
+    """Sum of a number over all processes."""
+    if dist.is_available() and dist.is_initialized():
+        count = count.clone()
+        dist.all_reduce(count)
+    return count
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line; see `textdiff.cli`."""
+    from textdiff.cli import run
+
+    run(sys.argv[1:] if args is None else args)
+
+
+if __name__ == "__main__":
+    main()

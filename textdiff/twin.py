@@ -1,0 +1,254 @@
+"""The autoregressive twin: what the same transformer does when it writes from left to right.
+
+    p(w | source) = prod_i p(w_i | w_<i, source),   w_i = EOS for i <= 0                            (1)
+
+An encoder-decoder (Vaswani et al. 2017, arXiv:1706.03762) of the diffusion model's own parts: encoder,
+transformer, initialisation, normalised and tied embedding table, positions, unigram bias. On what the
+denoiser pays for noise, time, self-conditioning and length (4 % of all parameters) it reads the last
+`WINDOW` tokens at every position, not only the last: a causal convolution on the embeddings, which
+lowered its loss where as many parameters in a hidden layer before the output did not.
+
+Keys and values of both attentions are cached; a finished text leaves the batch. Beam search ranks by
+
+    score(w) = sum_i log p(w_i | w_<i, source) / length^penalty,   EOS counts in the length         (2)
+
+as the `transformers` library does. Like there an EOS counts if it is among the K best continuations,
+and a search ends when K texts are finished and none of them is below (2) of the best unfinished one:
+not a bound for penalties above 0, but one beam is greedy search and texts do not run to `max_length`.
+
+Legend: B batch, L length, V vocabulary, E embedding width, K beams, N rows of the running batch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textdiff.denoiser import BARRED, Encoder
+from textdiff.model import Config, Losses, Request, TextModel, Written, build
+from textdiff.noise import Noise
+from textdiff.tokenizer import Tokenizer
+from textdiff.transformer import Context, KeyValue, Transformer
+
+Cache = list[KeyValue] | None
+
+WINDOW = 5
+CROWD = 0.8  # finished rows leave together, once fewer than this share still runs
+
+
+class Twin(TextModel):
+    """The autoregressive baseline.
+
+    Args:
+        config: shapes, the same as the diffusion model's.
+        tokenizer: text <-> ids; its EOS also starts every text.
+    """
+
+    system = "autoregressive"
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        super().__init__(config, tokenizer)
+        vocabulary, embedding, width = len(tokenizer), config.embedding_width, config.width
+        depth = config.encoder_depth if config.conditioning == "cross" else 0
+        shape = {"heads": config.heads, "dropout": config.dropout}
+        self.embedding = nn.Embedding(vocabulary, embedding)
+        self.read = nn.Linear(WINDOW * embedding, width)
+        self.position = nn.Embedding(config.max_length, width)
+        self.transformer = Transformer(width, config.depth, cross=depth > 0, causal=True, **shape)
+        self.out = nn.Linear(width, embedding)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.encoder = None
+        if depth:
+            shape["max_length"] = config.max_source_length
+            self.encoder = Encoder(embedding, width, depth, **shape)
+        bar = torch.zeros(vocabulary)
+        bar[[i for i in tokenizer.special_ids if i != tokenizer.eos_id]] = BARRED
+        self.register_buffer("bar", bar)
+        self.register_buffer("log_prior", torch.zeros(vocabulary))
+        nn.init.normal_(self.position.weight, std=0.5)
+
+    def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
+        counts = token_counts.float() + 0.1
+        self.log_prior.copy_((counts / counts.sum()).log())
+
+    def table(self) -> Tensor:
+        """`(V, E)`: the embeddings, read and written, unit variance a coordinate."""
+        return F.normalize(self.embedding.weight, dim=-1) * self.config.embedding_width**0.5
+
+    def encode_source(self, source: Tensor | None, source_mask: Tensor | None) -> Context | None:
+        """Read `source (B, S)` once, or return None where there is no encoder."""
+        if self.encoder is None:
+            return None
+        return self.transformer.remember(*self.encoder(self.table()[source], source_mask))
+
+    def forward(
+        self, ids: Tensor, table: Tensor, context: Context | None, past: Cache = None
+    ) -> tuple[Tensor, Cache]:
+        """Logits `(B, L, V)` of the token after each window of `ids (B, WINDOW - 1 + L)`.
+
+        Args:
+            table: from `table`, once for many calls. context: from `encode_source`.
+            past: caches of the positions before; the second result continues them.
+        """
+        start = 0 if past is None else past[0][0].shape[2]
+        h = self.read(table[ids.unfold(1, WINDOW, 1)].flatten(2))
+        h = h + self.position.weight[start : start + h.shape[1]]
+        h, past = self.transformer(h, None, context, past)
+        logits = self.out(h) @ table.T * table.shape[1] ** -0.5
+        return logits + (self.bias + self.log_prior + self.bar), past
+
+    def loss(self, batch: dict[str, Tensor], seed: int) -> Losses:
+        """Nats a token of (1), EOS included; in training with the config's label smoothing."""
+        ids, smoothing = batch["ids"], self.config.label_smoothing
+        context = self.encode_source(batch.get("source"), batch.get("source_mask"))
+        inputs = F.pad(ids[:, :-1], (WINDOW, 0), value=self.tokenizer.eos_id)
+        logits = self(inputs, self.table(), context)[0].float()
+        nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+        if self.training and smoothing:
+            # over the tokens that may occur: a barred one would cost 10,000 nats
+            even = logits.logsumexp(-1) - logits[..., self.bar == 0].mean(-1)
+            nll = (1 - smoothing) * nll + smoothing * even
+        return Losses(nll, batch["mask"])
+
+    @torch.no_grad()
+    def write(self, request: Request) -> Written:
+        """At most `max_length` tokens a text; options: `decoding` and what its class takes.
+
+        Raises:
+            ValueError: a prompt or a length, which this baseline does not take; a wrong option.
+        """
+        if any(request.prompt) or request.length:
+            raise ValueError("the autoregressive baseline takes neither prompt= nor length=")
+        options = dict(request.options)
+        decoding = build(DECODINGS, {"name": options.pop("decoding", "greedy"), **options})
+        context = self.encode_source(request.source, request.source_mask)
+        writer = Writer(self, context, len(request.index))
+        return Written(decoding(writer, request), writer.evaluations, [])
+
+
+class Writer:
+    """Rows being written: `texts (N, length so far)` and the caches that the next token needs."""
+
+    def __init__(self, twin: Twin, context: Context | None, rows: int) -> None:
+        self.twin, self.context, self.table = twin, context, twin.table()
+        self.eos, self.limit = twin.tokenizer.eos_id, twin.config.max_length
+        self.texts = torch.zeros(rows, 0, dtype=torch.long, device=twin.device)
+        self.past: Cache = None
+        self.evaluations = 0
+
+    def logits(self) -> Tensor:
+        """Of the next token, `(N, V)` float32; to be followed by `append`."""
+        self.evaluations += 1
+        window = F.pad(self.texts[:, -WINDOW:], (WINDOW, 0), value=self.eos)[:, -WINDOW:]
+        logits, self.past = self.twin(window, self.table, self.context, self.past)
+        return logits[:, 0].float()
+
+    def append(self, tokens: Tensor) -> None:
+        self.texts = torch.cat([self.texts, tokens[:, None]], 1)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, int64; as many as before may only move within their source."""
+        if self.context is not None and len(rows) != len(self.texts):
+            self.context = self.context.select(rows)
+        self.texts = self.texts[rows]
+        self.past = self.past and [(key[rows], value[rows]) for key, value in self.past]
+
+
+def staying(ended: Tensor) -> Tensor:
+    """Rows to keep, `(N,)` bool: all while most still run, because leaving copies every cache."""
+    return ~ended | ((~ended).sum() > CROWD * len(ended))
+
+
+class Greedy:
+    """The likeliest token at every step."""
+
+    def pick(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        """The next tokens `(N,)` of the texts `rows (N,)` from `logits (N, V)`."""
+        return logits.argmax(-1)
+
+    def __call__(self, writer: Writer, request: Request) -> list[list[int]]:
+        rows = torch.arange(len(writer.texts), device=writer.texts.device)
+        texts = [[]] * len(rows)
+        for step in range(writer.limit):
+            writer.append(self.pick(writer.logits(), rows, step))
+            ended = (writer.texts == writer.eos).any(1) | (step + 1 == writer.limit)
+            stay = staying(ended)
+            for row, ids in zip(rows[~stay].tolist(), writer.texts[~stay].tolist(), strict=True):
+                texts[row] = ids[: [*ids, writer.eos].index(writer.eos) + 1]
+            rows = rows[stay]
+            if not len(rows):
+                break
+            if not stay.all():
+                writer.select(stay.nonzero()[:, 0])
+        return texts
+
+
+class Sample(Greedy):
+    """Every token drawn, by inverting the cumulative distribution.
+
+    Args:
+        temperature: divides the logits; below 1 sharpens.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        if temperature <= 0:
+            raise ValueError(f"sample: temperature must be above 0, not {temperature}")
+        self.temperature = temperature
+
+    def __call__(self, writer: Writer, request: Request) -> list[list[int]]:
+        draws = Noise(request.seed, request.index).uniform((len(request.index), writer.limit))
+        self.draws = draws.to(writer.texts.device)
+        return super().__call__(writer, request)
+
+    def pick(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        cumulative = torch.softmax(logits / self.temperature, -1).cumsum(-1)
+        u = self.draws[rows, step, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, u, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+class Beam:
+    """The best text by (2) that K beams find.
+
+    Args:
+        beams: K, unfinished texts followed at once.
+        length_penalty: 0 ranks by probability, more favours long texts.
+    """
+
+    def __init__(self, beams: int = 4, length_penalty: float = 1.0) -> None:
+        if beams < 1:
+            raise ValueError(f"beam: beams must be at least 1, not {beams}")
+        self.beams, self.length_penalty = beams, length_penalty
+
+    def __call__(self, writer: Writer, request: Request) -> list[list[int]]:
+        k, rows = self.beams, torch.arange(len(writer.texts), device=writer.texts.device)
+        writer.select(rows.repeat_interleave(k))
+        pool = torch.full((len(rows), k), -torch.inf, device=rows.device)  # finished, best first
+        scores = pool.index_fill(1, rows[:1], 0.0)  # the beams start equal: only one may count
+        texts = [[]] * len(rows)
+        for step in range(writer.limit):
+            log_probs = writer.logits().log_softmax(-1)
+            total = (scores.view(-1, 1) + log_probs).view(len(rows), -1)
+            top, flat = total.topk(2 * k)  # at most k of them end
+            tokens = flat % log_probs.shape[1]
+            first = torch.arange(0, len(log_probs), k, device=rows.device)
+            parents = first[:, None] + flat // log_probs.shape[1]
+            ended, divisor = tokens == writer.eos, (step + 1) ** self.length_penalty
+            closed = ended | (step + 1 == writer.limit)
+            final = (top / divisor).masked_fill(~closed, -torch.inf)[:, :k]
+            for row in (final.amax(1) > pool[:, 0]).nonzero()[:, 0].tolist():
+                best = final[row].argmax()
+                prefix = writer.texts[parents[row, best]].tolist()
+                texts[rows[row]] = [*prefix, int(tokens[row, best])]
+            pool = torch.cat([pool, final], 1).topk(k).values
+            scores, place = top.masked_fill(ended, -torch.inf).topk(k)
+            done = pool[:, -1] >= scores[:, 0] / divisor
+            scores = scores.masked_fill(done[:, None], -torch.inf)  # finds no more while it waits
+            stay = staying(done).nonzero()[:, 0]
+            if not len(stay):
+                break
+            writer.select(parents.gather(1, place)[stay].flatten())
+            writer.append(tokens.gather(1, place)[stay].flatten())
+            rows, scores, pool = rows[stay], scores[stay], pool[stay]
+        return texts
+
+
+DECODINGS: dict[str, type] = {"greedy": Greedy, "sample": Sample, "beam": Beam}
