@@ -1,0 +1,121 @@
+"""What the benchmarks share: training for a budget, rows of results, files, tables and plots."""
+
+import json
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from textdiff import cli
+from textdiff.api import load
+from textdiff.metrics import bootstrap, rouge, summarization_report
+from textdiff.model import TextModel
+
+RESULTS = Path(__file__).parent / "results"
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+Metric = dict[str, float]
+
+
+class StepClock(L.Callback):
+    """Wall times of training steps, from the end of one to the end of the next."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def median(self, skip: int = 15) -> float:
+        """Seconds a step, after `skip` steps of warming up."""
+        gaps = [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
+        return statistics.median(gaps[skip:])
+
+
+def fit(args: list[str], steps: int, folder: Path) -> StepClock:
+    """Train for `steps` without validation; the model lands in `folder/model`."""
+    clock = StepClock()
+    cli.EXTRA_CALLBACKS.append(clock)
+    quiet = ["--report.examples", "0", "--model.validation_examples", "0"]
+    try:
+        budget = ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
+        cli.run(["fit", *args, *quiet, *budget, "--trainer.default_root_dir", str(folder)])
+    finally:
+        cli.EXTRA_CALLBACKS.remove(clock)
+    return clock
+
+
+def train_for(args: list[str], minutes: float, folder: Path) -> tuple[TextModel, dict[str, Any]]:
+    """Train for a budget of minutes: steps times the step time, measured first on the idle machine.
+
+    A folder that already holds a finished model is used as it is.
+    """
+    note = folder / "budget.json"
+    if not note.is_file():
+        probe = fit(args, 60, folder.with_name(folder.name + "-probe")).median()
+        steps = int(minutes * 60 / probe)
+        start = time.perf_counter()
+        clock = fit(args, steps, folder)
+        budget = {
+            "step_seconds_probe": probe,
+            "step_seconds": clock.median(),
+            "steps": steps,
+            "train_seconds": round(probe * steps, 1),
+            "wall_seconds": round(time.perf_counter() - start, 1),
+        }
+        note.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
+    return load(folder / "model", "cpu"), json.loads(note.read_text(encoding="utf-8"))
+
+
+def measure(runs: list[list[str]], references: list[list[str]], sources: list[str]) -> dict[str, Metric]:
+    """Means over generation seeds; ROUGE with a bootstrap interval, the rest with the seeds' range."""
+    reports = [summarization_report(texts, references, sources) for texts in runs]
+    metrics = {}
+    for name in reports[0]:
+        values = [report[name] for report in reports]
+        metrics[name] = {"mean": statistics.mean(values), "low": min(values), "high": max(values)}
+    per_example = [rouge(texts, references) for texts in runs]
+    for name in ROUGE:
+        metrics[name] = bootstrap([scores[name] for scores in per_example])
+    return metrics
+
+
+def header(benchmark: str, dataset: str, split: str) -> dict[str, Any]:
+    """Where the numbers come from."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
+    )
+    return {
+        "benchmark": benchmark,
+        "dataset": dataset,
+        "split": split,
+        "commit": commit.stdout.strip(),
+        "date": date.today().isoformat(),
+        "hardware": hardware(),
+        "command": shlex.join(["python", *sys.argv]),
+        "torch": torch.__version__,
+    }
+
+
+def hardware() -> str:
+    """Processor and number of threads, or the GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+def write(result: dict[str, Any], name: str) -> Path:
+    """Save a result file."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

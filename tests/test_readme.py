@@ -1,0 +1,89 @@
+"""README's commands are run, shrunk; its code is executed; its files exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from textdiff import api, cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHRUNK = {
+    "--trainer.max_steps": "3",
+    "--trainer.val_check_interval": "2",
+    "--trainer.enable_progress_bar": "false",
+    "--model.network.width": "32",
+    "--model.network.heads": "2",
+    "--model.network.depth": "1",
+    "--model.network.embedding_width": "32",
+    "--data.vocab_size": "300",
+    "--data.max_train_examples": "200",
+    "--data.max_validation_examples": "8",
+    "--model.validation_examples": "4",
+    "--report.examples": "4",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(start: str) -> list[list[str]]:
+    lines = [
+        line for block in blocks("bash") for part in block.splitlines() for line in part.split(" && ")
+    ]
+    return [shlex.split(line)[len(start.split()) :] for line in lines if line.startswith(start)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in which every training command of README ran."""
+    folder = tmp_path_factory.mktemp("readme")
+    row = '{"source": "One two three four. Five six.", "target": "one five"}\n'
+    (folder / "my.jsonl").write_text(row * 40)
+    (folder / "documents.txt").write_text("A text about one.\nAnother about two.\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for args in commands("python -m textdiff.train"):
+            if "--help" not in args:
+                cli.run(cli.complete(args) + [part for option in SHRUNK.items() for part in option])
+    return folder
+
+
+def test_training_commands_leave_models(folder: Path) -> None:
+    for run in ("quickstart", "summarization"):
+        names = {path.name for path in (folder / "runs" / run).iterdir()}
+        assert {"model", "loss.png", "metrics.json", "checkpoints"} <= names
+
+
+def test_generate_commands(folder: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(folder)
+    assert commands("textdiff generate")
+    for args in commands("textdiff generate"):
+        api.main([*args[:-1], "2"] if args[-2] == "--steps" else args)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_python_code(folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    for block in blocks("python"):
+        exec(block, {})
+
+
+def test_files_named_exist() -> None:
+    for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|txt))`", README):
+        found = [(ROOT / part / name).exists() for part in ("", "textdiff", "textdiff/process")]
+        assert any(found) or name == "documents.txt", name
+    for name in re.findall(r"^\| `([\w`, ]+)` \|", README, flags=re.MULTILINE):
+        for config in re.findall(r"\w+", name):
+            known = (ROOT / "configs" / f"{config}.yaml").exists()
+            assert known or any((ROOT / "textdiff").glob(f"**/{config}*")) or config == "py", config
+
+
+def test_ci_installs_as_readme_says() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    for part in blocks("bash")[1].strip().split(" && ")[:2]:
+        pieces = part.replace("pip install", "").split()
+        assert all(piece.strip('"') in script for piece in pieces), part
