@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from textdiff import data as module
-from textdiff.data import TextData, arrange, pad, ranked, read
+from textdiff.batches import arrange, pad, ranked
+from textdiff.data import TextData
+from textdiff.files import read
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -170,10 +172,12 @@ def test_two_ranks_of_16_see_what_one_of_32_sees(files, streaming):
         assert split[0] | split[1] == dict(zip(whole["index"].tolist(), texts(alone, whole), strict=True))
 
 
-def test_evaluation_has_every_row_once_on_any_number_of_ranks(files):
+@pytest.mark.parametrize("size", [1, 4])
+def test_evaluation_has_every_row_once_on_any_number_of_ranks(files, size):
     for world in (1, 2, 3):
         ranks = [
-            ready(**files, eval_batch_size=4, rank=r, world=world).val_dataloader() for r in range(world)
+            ready(**files, eval_batch_size=size, rank=r, world=world).val_dataloader()
+            for r in range(world)
         ]
         batches = [list(loader) for loader in ranks]
         assert len({len(some) for some in batches}) == 1

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from textdiff.generation import Generation, generate_texts
-from textdiff.model import TextDiffusion, TextModel, find_folder, read_config
+from textdiff.model import TextDiffusion, TextModel
+from textdiff.storage import find_folder, read_config
 from textdiff.twin import Twin
 
 SYSTEMS: dict[str, type[TextModel]] = {"diffusion": TextDiffusion, "autoregressive": Twin}

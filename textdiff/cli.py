@@ -10,14 +10,21 @@ means `fit`.
 """
 
 import ctypes
+import logging
+import pickle
 import sys
+import warnings
+from argparse import ArgumentError
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from textdiff.data import TextData
 from textdiff.report import Keep, Report
@@ -38,15 +45,28 @@ TRAINER = {
 }
 
 
+MISTAKES = (ValueError, OSError, ArgumentError, MisconfigurationException)
+NOISE = ("exists and is not empty", "LeafSpec", "does not have many workers", "logging interval")
+NOISE += ("💡 Tip", "TPU available", "resuming from a checkpoint that ended", "module.s. in eval mode")
+EXTRA_CALLBACKS: list[L.Callback] = []  # of programs that train through `run`, such as benchmarks
+
+
 class CLI(LightningCLI):
     """LightningCLI with our data, module, callbacks and loggers."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Report, "report")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        self.config = parser.parse_args(args)
+        config = self.config[self.config.subcommand]
+        config.weights_only = True  # nothing pickled is ever loaded
+        if config.ckpt_path:
+            check_checkpoint(config.ckpt_path)
+
     def before_instantiate_classes(self) -> None:
         """Fine-tuning takes the tokenizer of the model it starts from."""
-        config = self.config.get(self.subcommand, self.config)
+        config = self.config[self.subcommand]
         start = config.model.init_from
         if start and not config.data.tokenizer:
             config.data.tokenizer = start
@@ -54,12 +74,43 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
         root = Path(config["default_root_dir"])
-        if config.get("logger") is None:
-            kwargs["logger"] = [CSVLogger(root, "", ""), TensorBoardLogger(root, "", "tensorboard")]
-        trainer = super().instantiate_trainer(**kwargs)
-        checkpoint = ModelCheckpoint(dirpath=root / "checkpoints", filename="{step}", save_last="link")
-        trainer.callbacks += [Keep(), checkpoint]
-        return trainer
+        if config["logger"] is None:
+            set_aside(root / "metrics.csv")
+            kwargs["logger"] = [CSVLogger(root, "", ""), TensorBoardLogger(root, "tensorboard", "")]
+        callbacks = [*(config["callbacks"] or []), Keep(), *EXTRA_CALLBACKS]
+        if config["enable_checkpointing"] is not False:
+            options = {"save_last": "link", "enable_version_counter": False}
+            callbacks.append(ModelCheckpoint(root / "checkpoints", filename="{step}", **options))
+        if config["enable_progress_bar"] is not False and not has_bar(callbacks):
+            callbacks.append(TQDMProgressBar())
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def has_bar(callbacks: list[L.Callback]) -> bool:
+    """Whether the user brings a progress bar."""
+    return any(isinstance(callback, ProgressBar) for callback in callbacks)
+
+
+def check_checkpoint(path: str) -> None:
+    """Refuse a checkpoint that is damaged, or that is not ours, before anything is built.
+
+    Raises:
+        ValueError: no such file, cut short, holding code, or written by another program.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        reason = None if "position" in found else "not written by textdiff"
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = f"{type(error).__name__}: missing, damaged, or more than plain weights"
+    if reason:
+        raise ValueError(f"ckpt_path {path}: {reason}; give a file of a run's checkpoints directory")
+
+
+def set_aside(path: Path) -> None:
+    """Rename the log of an earlier run in the same place, which the logger would delete."""
+    if path.exists():
+        names = (path.with_stem(f"{path.stem}-{i}") for i in count(1))
+        path.rename(next(name for name in names if not name.exists()))
 
 
 def find_config(name: str) -> str:
@@ -104,11 +155,21 @@ def tune_allocator() -> None:
         libc.mallopt(option, value)
 
 
+def quiet() -> None:
+    """Leave out what Lightning says and a user of this package can do nothing about."""
+    for words in NOISE:
+        warnings.filterwarnings("ignore", f".*{words}")
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.addFilter(lambda record: not any(words in record.getMessage() for words in NOISE))
+
+
 def run(args: list[str]) -> None:
     """Train as the arguments say; a user's mistake ends in one line."""
     from textdiff.train import Training
 
     tune_allocator()
+    quiet()
+    strict = {"exit_on_error": False}
     try:
         CLI(
             Training,
@@ -117,6 +178,8 @@ def run(args: list[str]) -> None:
             trainer_defaults=TRAINER,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
         )
-    except ValueError as error:
-        sys.exit(f"textdiff: {error}")
+    except MISTAKES as error:
+        sys.exit(f"textdiff: {' '.join(str(error).split())}")

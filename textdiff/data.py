@@ -1,223 +1,34 @@
 """Texts in, batches of token ids out: files, hub data sets and the built-in corpus.
 
-A batch is a dict: `ids (B, L)` int64, targets that end in one EOS; `mask (B, L)` bool, True = to be
-generated; `valid (B, L)` bool, False = padding; `source (B, S)` and `source_mask (B, S)` if sources
-are encoded; `index (B,)` int64, the example's place in the training stream (evaluation: its row),
-which keys its noise; `position`, an int, the number of the batch. `conditioning="prefix"` puts the
-source into `ids`, before the target, never masked: the partial noising of DiffuSeq (Gong et al.,
-ICLR 2023, arXiv:2210.08933, section 3.1).
-
-The training stream is a pure function of (seed, epoch, global batch size): a shuffle is cut into
-chunks of `CHUNK` batches, each sorted by length, cut, and its batches shuffled, so that neighbours
-are about equally long and little is padding. Rank r of w takes every w-th example of a batch.
+The layout of a batch and the order of the training stream are those of `batches.py`.
 """
 
-import csv
-import gzip
-import json
 import math
-import re
-import sys
-import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
+from textdiff.batches import Batches, Collator, Pair, Ranks, Rows, ranked, share
+from textdiff.files import Example, example_of, read
 from textdiff.tokenizer import Tokenizer
 
 BUILT_IN = {"train": 20_000, "validation": 500, "test": 500, "unseen_names": 500}
 # columns of source and target, looked for in this order
 KNOWN = [("source", "target"), ("src", "trg"), ("document", "summary"), ("article", "highlights")]
 KNOWN += [("dialogue", "summary"), ("text", "summary"), ("text", None)]
-SURROGATE = re.compile("[\ud800-\udfff]")  # legal in JSON, but no text
-CHUNK = 50  # batches that are sorted by length together
 TOKENIZER_ROWS = 50_000  # rows that a new tokenizer learns from
 LEAST = {"batch_size": 1, "eval_batch_size": 1, "max_source_length": 1, "max_target_length": 2}
 LEAST |= {"shuffle_buffer": 1, "num_workers": 0, "seed": 0}
-
-Pair = tuple[Sequence[int], Sequence[int]]  # what is given (source, prefix), what `ids` will be
-Ranks = tuple[int, int]  # rank, world size
-Rows = tuple[int, np.ndarray, list[Pair]]  # position, index, examples: a batch before padding
-
-
-class Example(NamedTuple):
-    """A row as text; `references` holds at least the target."""
-
-    source: str | None
-    target: str
-    references: list[str]
-
-
-def _json(lines: Iterator[str]) -> Iterable[Any]:
-    first = next(lines, "")
-    lines = chain([first], lines)
-    return json.loads("".join(lines)) if first.lstrip()[:1] == "[" else _jsonl(lines)
-
-
-def _jsonl(lines: Iterable[str]) -> Iterable[Any]:
-    return (json.loads(line) for line in lines if line.strip())
-
-
-def _text(lines: Iterable[str]) -> Iterable[Any]:
-    return ({"text": line.rstrip("\r\n")} for line in lines if line.strip())
-
-
-def _parquet(path: Path) -> Iterable[Any]:
-    from pyarrow import parquet
-
-    return chain.from_iterable(b.to_pylist() for b in parquet.ParquetFile(path).iter_batches())
-
-
-LINES = {".jsonl": _jsonl, ".json": _json, ".csv": csv.DictReader, ".txt": _text}
-LINES[".tsv"] = partial(csv.DictReader, delimiter="\t")
-
-
-def read(path: str | Path) -> Iterator[Any]:
-    """Rows of a local file by its extension, `.gz` allowed; blank lines are no rows."""
-    path, number = Path(path), 0
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}")
-    kind = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if kind not in (known := [*LINES, ".parquet"]):
-        raise ValueError(f"{path}: unknown extension {kind!r}; use one of {', '.join(known)}")
-    csv.field_size_limit(sys.maxsize)  # the default refuses long documents
-
-    def lines() -> Iterator[str]:
-        nonlocal number
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-
-    try:
-        yield from _parquet(path) if kind == ".parquet" else LINES[kind](lines())
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
-        where = f"{path}, line {number}" if number else path
-        raise ValueError(f"{where}: {error}; correct the file (UTF-8 text)") from error
-
-
-def _string(row: Any, column: str, where: str) -> str:
-    found = list(row) if isinstance(row, dict) else [type(row).__name__]
-    if column not in found:
-        raise ValueError(f"{where}: no column {column!r} among {found}; name it by text_column")
-    if not isinstance(row[column], str):
-        kind = type(row[column]).__name__
-        raise ValueError(f"{where}: {column!r} is {kind}, not text: correct or remove the row")
-    if not row[column].isascii() and SURROGATE.search(row[column]):
-        raise ValueError(f"{where}: {column!r} has half a surrogate pair: correct the row")
-    return row[column]
-
-
-def _example(row: Any, columns: tuple[str | None, str], where: str) -> Example:
-    source, target = (column and _string(row, column, where) for column in columns)
-    references = row.get("references") or target
-    return Example(source, target, [references] if isinstance(references, str) else references)
-
-
-def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Lists or arrays of ids as `ids (B, L)` int64, padded on the right, and `valid (B, L)`."""
-    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
-    valid = torch.arange(max(lengths.tolist(), default=0)) < lengths[:, None]
-    ids = torch.full(valid.shape, pad_id)
-    flat = np.concatenate([np.empty(0, np.int64), *sequences]).astype(np.int64)
-    ids[valid] = torch.from_numpy(flat)
-    return ids, valid
-
-
-def ranked(pairs: Sequence[Pair], rows: np.ndarray) -> np.ndarray:
-    """`rows` by the length of `ids`, then of what is given."""
-    lengths = [(len(pairs[row][0]), len(pairs[row][1])) for row in rows]
-    return rows[np.lexsort(np.array(lengths).T)]
-
-
-def arrange(pairs: Sequence[Pair], size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Rows of the batches of an epoch. What fills no batch is left out, but for a lone batch."""
-    order = rng.permutation(len(pairs))[: len(pairs) // size * size or len(pairs)]
-    for start in range(0, len(order), CHUNK * size):
-        chunk = ranked(pairs, order[start : start + CHUNK * size])
-        starts = np.arange(0, len(chunk), size)
-        yield from (chunk[i : i + size] for i in rng.permutation(starts))
-
-
-def share(position: int, index: np.ndarray, pairs: list[Pair], ranks: Ranks) -> Rows:
-    """What one rank gets of a global batch."""
-    rank, world = ranks
-    if len(pairs) < world:
-        raise ValueError(f"{len(pairs)} examples are too few for {world} devices: use fewer")
-    return position, index[rank::world], pairs[rank::world]
-
-
-@dataclass
-class Batches(Sampler[Rows]):
-    """The training stream from batch number `position` on, an epoch at a time.
-
-    `tables` gives the examples of a pass: one list (then `length` is its number of batches), or one
-    per shuffle buffer of a stream. `size` is the global batch size, `ranks` (rank, world size).
-    """
-
-    tables: Callable[[], Iterable[Sequence[Pair]]]
-    size: int
-    seed: int = 0
-    position: int = 0
-    ranks: Ranks = (0, 1)
-    length: int | None = None
-
-    def __post_init__(self) -> None:
-        self.epoch = self.position // self.length if self.length else 0
-        self.first = self.epoch * (self.length or 0)
-
-    def __len__(self) -> int:
-        return self.length  # None raises the TypeError that says "no length" to torch and Lightning
-
-    def __iter__(self) -> Iterator[Rows]:
-        start, number = self.position, self.first
-        while number <= start:
-            number = self.first
-            for pairs, rows in self._epoch():
-                if number >= start:
-                    self.position = number + 1
-                    index = number * self.size + np.arange(len(rows))
-                    yield share(number, index, [pairs[row] for row in rows], self.ranks)
-                number += 1
-            self.epoch, self.first = self.epoch + 1, number
-
-    def _epoch(self) -> Iterator[tuple[Sequence[Pair], np.ndarray]]:
-        for buffer, pairs in enumerate(self.tables()):
-            if buffer and len(pairs) < self.size:
-                return
-            rng = np.random.default_rng((self.seed, self.epoch, buffer))
-            yield from ((pairs, rows) for rows in arrange(pairs, self.size, rng))
-
-
-@dataclass(frozen=True)
-class Collator(Dataset):
-    """Pads `Rows`; `layout` is "none" (unconditional), "cross" or "prefix"."""
-
-    layout: str
-    pad_id: int
-
-    def __getitem__(self, rows: Rows) -> dict[str, Any]:
-        position, index, pairs = rows
-        given, targets = zip(*pairs, strict=True)
-        ids, valid = pad(targets, self.pad_id)
-        batch = {"ids": ids, "valid": valid, "mask": valid.clone()}
-        if self.layout == "cross":
-            batch["source"], batch["source_mask"] = pad(given, self.pad_id)
-        if self.layout == "prefix":
-            starts = torch.tensor([len(prefix) for prefix in given])
-            batch["mask"] &= torch.arange(ids.shape[1]) >= starts[:, None]
-        return batch | {"index": torch.from_numpy(index), "position": position}
 
 
 class TextData(LightningDataModule):
@@ -362,7 +173,7 @@ class TextData(LightningDataModule):
         """Rows as text; a few empty ones are dropped and reported, many are an error."""
         kept, empty, where = 0, [], self._name(split)
         for number, row in islice(self._rows(split), limit):
-            example = _example(row, self.columns, f"{where}, row {number}")
+            example = example_of(row, self.columns, f"{where}, row {number}")
             if all(text is None or text.strip() for text in example[:2]):
                 kept += 1
                 yield example

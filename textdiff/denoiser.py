@@ -1,7 +1,7 @@
 """The denoiser: noisy state, time and source in, token logits out.
 
     h       = read(features(x_t, t)) + position + remaining + gamma + previous
-    logits  = out(transformer(h, source)) . table + log prior + c log q(x_t | token)
+    logits  = out(transformer(h, source)) . table + log p(token | x_t)
 
 The last term is the analytic skip (Plaid, Gulrajani and Hashimoto 2023, arXiv:2305.18619, section 3.3):
 with it the network starts at the exact posterior of independent tokens. Self-conditioning (Chen et al.
@@ -13,6 +13,7 @@ where it is, and the length is known before the words are.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.process import Process
@@ -95,7 +96,6 @@ class Denoiser(nn.Module):
             if encoder_depth
             else None
         )
-        self.register_buffer("skip", torch.ones(()))
         bar = torch.zeros(vocabulary)
         bar[list(barred)] = BARRED
         self.register_buffer("bar", bar)
@@ -135,21 +135,21 @@ class Denoiser(nn.Module):
             t: `(B, L)` time of every token, 0 where given.
             mask: `(B, L)`, True = to be generated. valid: `(B, L)`, False = padding.
             context: the source, from `encode_source`.
-            previous: `(B, L, V)` probabilities of the last prediction; a row of zeros = none.
+            previous: `(B, L, E)` the last prediction, by `process.reread`; a row of zeros = none.
         """
-        likelihood = self.process.log_likelihood(x_t, t)
+        log_posterior = self.process.log_posterior(x_t, t)
         place = torch.arange(mask.shape[1], device=t.device)
         left = (valid.sum(1, keepdim=True) - 1 - place).clamp(min=0)
-        h = self.read(self.process.features(x_t, t, likelihood))
+        h = self.read(self.process.features(x_t, t, log_posterior))
         h = h + self.gamma(self.time_features(t.expand(mask.shape)))
         h = h + self.position.weight[: mask.shape[1]] + self.remaining(left)
         h = h + self.given * ~mask[..., None]
         if previous is not None:
-            h = h + self.previous(previous @ self.process.table())
+            h = h + self.previous(previous)
         h, _ = self.transformer(h, valid, context)
         table = self.process.table()
-        logits = self.out(h) @ table.T * table.shape[1] ** -0.5
-        return logits + (self.bias + self.process.log_prior + self.bar) + self.skip * likelihood
+        logits = F.linear(self.out(h), table * table.shape[1] ** -0.5, self.bias + self.bar)
+        return logits + log_posterior
 
 
 class Guided(nn.Module):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.data import pad
+from textdiff.batches import pad
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
 from textdiff.rerank import rerank
@@ -155,12 +155,13 @@ def prepare(
     count = len(texts) if texts is not None else (num_samples or 1)
     encode, config = model.tokenizer.encode, model.config
     prompts = encode(list(prompt)) if prompt is not None else [[]] * count
-    read = encode(list(sources), config.max_source_length) if sources is not None else None
+    marked = [config.source_prefix + text for text in sources or []]
+    read = encode(marked, config.max_source_length) if sources is not None else None
     hidden = [0] * count
     if config.conditioning == "prefix":
-        marked = [[*ids, model.tokenizer.sep_id] for ids in read]
-        hidden, read = [len(ids) for ids in marked], None
-        prompts = [head + tail for head, tail in zip(marked, prompts, strict=True)]
+        heads = [[*ids, model.tokenizer.sep_id] for ids in read]
+        hidden, read = [len(ids) for ids in heads], None
+        prompts = [head + tail for head, tail in zip(heads, prompts, strict=True)]
     rows = [i for i in range(count) for _ in range(candidates)]
     pick = None if read is None else [read[i] for i in rows]
     task = Task(pick, [prompts[i] for i in rows], [hidden[i] for i in rows], candidates)

@@ -8,6 +8,7 @@ takes the quantile (i + 1/2) / n: a single sample gets the median, several cover
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -27,8 +28,9 @@ class Length(nn.Module):
         self.fit(torch.ones(max_length + 1))
 
     def fit(self, counts: Tensor) -> None:
-        """Take the histogram of training lengths, `counts (max_length + 1,)`; length 0 is barred."""
-        log = (counts.float() + 1e-2).log()
+        """Take the histogram of training lengths, `counts` from 0 up to `max_length`; 0 is barred."""
+        counts = F.pad(counts.float(), (0, len(self.log_histogram) - len(counts)))
+        log = (counts + 1e-2).log()
         self.log_histogram.copy_(log - log.logsumexp(0))
         self.log_histogram[0] = -1e4
 

@@ -4,92 +4,28 @@ The training loss of one batch, with given tokens at t = 0:
 
     t ~ low-discrepancy uniform, one for the example or (token-wise noise) one for every token
     x_t = where(mask, corrupt(x_0, t), x_0),   loss = -log p(ids | x_t, t, source) where mask
-
-A model directory is `config.json`, `model.safetensors` and `tokenizer.json`; nothing is pickled.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from textdiff.data import pad
-from textdiff.decoder import DECODERS, one_hot
+from textdiff.config import Config, build
+from textdiff.batches import pad
+from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, Guided
 from textdiff.length import Length
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.process import PROCESSES
 from textdiff.sampler import SAMPLERS, Predict
 from textdiff.schedule import SCHEDULES
+from textdiff.storage import find_folder, read_config, read_weights, write_folder
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context
-
-Spec = str | dict[str, Any]
-
-
-def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:
-    """The object named by `spec`: a name, or `{"name": ..., **keyword arguments}`.
-
-    Raises:
-        ValueError: unknown name, or arguments that its constructor does not take.
-    """
-    options = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = options.pop("name", None)
-    if name not in registry:
-        raise ValueError(f"unknown name {name!r}; choose one of: {', '.join(registry)}")
-    try:
-        return registry[name](*args, **options)
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-@dataclass
-class Config:
-    """Everything that shapes a model.
-
-    Attributes:
-        system: "diffusion", or "autoregressive" for the baseline of the same transformer.
-        process: name of the diffusion process, or a mapping with `name` and its arguments.
-        schedule: name of the noise schedule, likewise.
-        width, depth, heads, dropout: of the transformer.
-        conditioning: "cross" (source encoder), "prefix" (source and text in one sequence, only the
-            text noised) or "none" (no source); set from the data.
-        encoder_depth: blocks of the source encoder, with conditioning "cross".
-        embedding_width: width of the token embeddings, which the noise lives on.
-        max_length: longest text in tokens, EOS (and prefix) included; set from the data.
-        max_source_length: most source tokens; set from the data.
-        self_conditioning: share of examples trained on their own first prediction.
-        token_noise: share of examples whose tokens each draw their own time.
-        prefix_rate: share of examples with a clean prefix of random length.
-        source_dropout: share of examples trained without their source (for guidance).
-        length_weight: weight of the length loss.
-        label_smoothing: of the autoregressive baseline.
-    """
-
-    system: str = "diffusion"
-    process: Spec = "embedding"
-    schedule: Spec = "gumbel"
-    width: int = 192
-    depth: int = 4
-    heads: int = 6
-    dropout: float = 0.0
-    conditioning: str = "cross"
-    encoder_depth: int = 2
-    embedding_width: int = 128
-    max_length: int = 64
-    max_source_length: int = 256
-    self_conditioning: float = 0.5
-    token_noise: float = 0.5
-    prefix_rate: float = 0.1
-    source_dropout: float = 0.1
-    length_weight: float = 0.1
-    label_smoothing: float = 0.0
 
 
 @dataclass
@@ -162,6 +98,11 @@ class TextModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def network(self) -> nn.Module:
+        """The part that is worth compiling."""
+        raise NotImplementedError
+
     def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
         """Start from the unigrams `(V,)` and target lengths `(max_length + 1,)` of the data."""
 
@@ -175,16 +116,8 @@ class TextModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model directory; an older one in its place survives a failure half-way."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {key: value.contiguous() for key, value in self.state_dict().items()}
-        config = {"model_type": "textdiff", **asdict(self.config)}
-        parts = {name: folder / f".part-{name}" for name in FILES}
-        parts["config.json"].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(weights, parts["model.safetensors"], metadata={"format": "pt"})
-        self.tokenizer.save(parts["tokenizer.json"])
-        for name, part in parts.items():
-            part.replace(folder / name)
+        write_folder(Path(folder), self.config, weights, self.tokenizer)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -199,51 +132,11 @@ class TextModel(nn.Module):
             raise ValueError(f"{source} holds a {config.system} model, not a {cls.system} one")
         model = cls(config, Tokenizer.load(folder / "tokenizer.json"))
         try:
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (SafetensorError, RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"{folder / 'model.safetensors'} is damaged or not a safetensors file of this "
-                f"model ({reason}); copy or save it again"
-            ) from None
+            model.load_state_dict(read_weights(folder))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{folder}: weights and config.json do not match ({reason})") from None
         return model.eval().to(device)
-
-
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
-
-
-def find_folder(source: str | Path) -> Path:
-    """The local folder of a model directory or of a hub id (`owner/name`)."""
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = download(str(source))
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} is not a textdiff model directory: {', '.join(missing)} missing")
-    return folder
-
-
-def download(hub_id: str) -> Path:
-    """Fetch the three files of a model from the Hugging Face hub."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
-    except Exception as error:  # the hub client raises many kinds, all meaning: not there
-        raise ValueError(
-            f"no model at {hub_id!r}: not a local directory, and the hub says "
-            f"{type(error).__name__}; give a folder that holds {', '.join(FILES)}"
-        ) from None
-
-
-def read_config(folder: Path) -> Config:
-    """The config.json of a model directory."""
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        values.pop("model_type")
-        return Config(**values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder / 'config.json'} is not a textdiff configuration ({error})") from None
 
 
 class TextDiffusion(TextModel):
@@ -274,6 +167,10 @@ class TextDiffusion(TextModel):
         )
         width = config.embedding_width if self.denoiser.encoder is None else config.width
         self.length = Length(config.max_length, width)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.denoiser
 
     @property
     def process(self) -> nn.Module:
@@ -333,15 +230,16 @@ class TextDiffusion(TextModel):
         context: Context | None,
         chosen: Tensor,
     ) -> Tensor | None:
-        """A first prediction `(B, L, V)` for the `chosen` rows, zero elsewhere."""
+        """A first prediction, reread `(B, L, E)`, for the `chosen` rows; zero elsewhere."""
         if not chosen.any():
             return None
         rows = chosen.nonzero()[:, 0]
         some = {key: value[rows] for key, value in inputs.items()}
         part = None if context is None else context.select(rows)
         probs = torch.softmax(self.denoiser(x_t[rows], t[rows], context=part, **some), -1)
-        probs = torch.where(some["mask"][..., None], probs, one_hot(ids[rows], probs))
-        return probs.new_zeros(len(ids), *probs.shape[1:]).index_copy(0, rows, probs)
+        guess, given = self.process.reread(probs), self.process.table()[ids[rows]]
+        guess = torch.where(some["mask"][..., None], guess, given.to(guess.dtype))
+        return guess.new_zeros(len(ids), *guess.shape[1:]).index_copy(0, rows, guess)
 
     def pool(self, context: Context | None, ids: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
         """What the length is told from: the source, or the mean of the given tokens; `(B, D)`."""

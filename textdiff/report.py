@@ -5,9 +5,12 @@ and `checkpoints/`.
 """
 
 import json
+import os
 import shlex
+import signal
 import time
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import lightning as L
@@ -33,6 +36,12 @@ class Report(L.Callback):
         self.examples, self.show = examples, show
         self.curves: dict[str, list[tuple[int, float]]] = {"loss": [], "val_loss": []}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"curves": self.curves}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.curves = state_dict["curves"]
+
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.started = time.perf_counter()
         if trainer.is_global_zero:
@@ -57,7 +66,7 @@ class Report(L.Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         folder = Path(trainer.default_root_dir)
-        model = module.evaluated.eval()
+        model = module.evaluated.eval().to(trainer.strategy.root_device)
         model.save_pretrained(folder / "model")
         plot_loss(self.curves, folder / "loss.png")
         seconds = time.perf_counter() - self.started
@@ -70,15 +79,41 @@ class Report(L.Callback):
 
 
 class Keep(L.Callback):
-    """Leaves a checkpoint to go on from when training stops early."""
+    """Ctrl-C ends training after the step at hand, so that it can go on exactly from there."""
+
+    def __init__(self) -> None:
+        self.asked, self.before = False, None
+
+    def on_train_start(self, *_: Any) -> None:
+        if current_thread() is main_thread():
+            self.before = signal.signal(signal.SIGINT, self.ask)
+
+    def ask(self, *_: Any) -> None:
+        """Note the wish; asked twice, stop at once."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # print may not reenter
+
+    def on_train_end(self, *_: Any) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        if trainer.fit_loop._should_accumulate():
+            return
+        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, error: BaseException) -> None:
+        self.on_train_end()
         if not isinstance(error, KeyboardInterrupt) or module.model is None:
             return
         path = Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt"
         trainer.save_checkpoint(path)
-        print(f"\nstopped at step {trainer.global_step}; go on with the same command and")
-        print(f"  --ckpt_path {shlex.quote(str(path))}", flush=True)
+        if trainer.is_global_zero:
+            print(f"\nstopped at step {trainer.global_step}; go on with the same command and")
+            print(f"  --ckpt_path {shlex.quote(str(path))}", flush=True)
 
 
 def plot_loss(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:

@@ -75,7 +75,7 @@ class Predict:
 
     def advance(self, step: int) -> None:
         """End of a step: its last raw prediction conditions the next one, with fresh noise."""
-        self.previous = self.latest
+        self.previous = self.process.reread(self.latest)
         self.noise = self.noise.at(step)
         if self.watch is not None:
             self.watch(self.latest.argmax(-1))

@@ -100,7 +100,7 @@ def _special(
     template = ((data["post_processor"] or {}).get("single") or [{}])[-1]
     own = {**(data["padding"] or {}), "eos_token": template.get("SpecialToken", {}).get("id")}
     others = map(file.with_name, ("special_tokens_map.json", "tokenizer_config.json"))
-    configs = [own, *(json.loads(other.read_text("utf-8")) for other in others if other.is_file())]
+    configs = [*(json.loads(other.read_text("utf-8")) for other in others if other.is_file()), own]
     said = [config[key] for config in configs if config.get(key)]
     known = [*(name["content"] if isinstance(name, dict) else name for name in said), *names]
     # GPT-style tokenizers pad with their EOS; here the two must differ

@@ -7,8 +7,9 @@ one spread over several processes, takes the same steps.
 """
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
+from zlib import crc32
 
 import lightning as L
 import torch
@@ -16,10 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from textdiff.data import TextData
+from textdiff.config import Config, build
+from textdiff.data import Example, TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import bleu, rouge
-from textdiff.model import Config, TextDiffusion, TextModel, build
+from textdiff.model import TextDiffusion, TextModel
 from textdiff.optimizer import OPTIMIZERS, linear_decay
 from textdiff.twin import Twin
 
@@ -66,7 +68,7 @@ class Training(L.LightningModule):
         self.ema_decay, self.init_from, self.use_compile = ema_decay, init_from, compile
         self.validation_examples, self.generation = validation_examples, generation or {}
         self.seed, self.position, self.model = seed, 0, None
-        self.register_buffer("buckets", torch.zeros(2, BUCKETS), persistent=False)
+        self.register_buffer("buckets", torch.zeros(2, BUCKETS))
 
     def configure_model(self) -> None:
         """Build the network once the data are known."""
@@ -84,7 +86,7 @@ class Training(L.LightningModule):
             self.model = kind(shape(self.network, data), data.tokenizer)
             self.model.fit_data(data.token_counts(), data.length_counts())
         if self.use_compile:
-            self.model.compile_network()
+            self.model.network.compile(dynamic=True)
         self.average = AveragedModel(self.model, multi_avg_fn=self.update_average)
         self.average.requires_grad_(False)
 
@@ -104,13 +106,18 @@ class Training(L.LightningModule):
         schedule = linear_decay(optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_fit_start(self) -> None:
+        # a misspelt option of `generation` must not wait for the first validation
+        if self.validation_examples:
+            self.write(self.trainer.datamodule.examples("validation")[:1])
+
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         torch.manual_seed(self.seed * 1_000_003 + batch["position"])  # dropout
         self.position = batch["position"] + 1
         losses = self.model.loss(batch, self.seed)
         count = total(losses.mask.sum())
         loss = (losses.nll * losses.mask).sum() / count * self.trainer.world_size
-        self.log("loss", loss.detach(), prog_bar=True)
+        self.log("loss", loss.detach(), prog_bar=True, sync_dist=True)
         if losses.t is not None:
             self.observe(losses.nll.detach(), losses.mask, losses.t)
         if losses.length is not None:
@@ -133,19 +140,33 @@ class Training(L.LightningModule):
         self.buckets[0].index_add_(0, bucket, example)
         self.buckets[1].index_add_(0, bucket, torch.ones_like(example))
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
-            means = self.buckets[0] / self.buckets[1]
-            for i, mean in enumerate(means.tolist()):
-                self.log(f"loss_t{(i + 0.5) / BUCKETS:.1f}", mean)
+            means = (self.buckets[0] / self.buckets[1]).tolist()
+            for i in self.buckets[1].nonzero()[:, 0].tolist():
+                self.log(f"loss_t{(i + 0.5) / BUCKETS:.1f}", means[i])
             self.buckets.zero_()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # here, so that a checkpoint written right after the step holds the new average
         if self.ema_decay:
             self.average.update_parameters(self.model)
 
+    def settings(self) -> dict[str, Any]:
+        """What must not change when training goes on from a checkpoint."""
+        vocabulary = self.model.tokenizer.backend.to_str()
+        own = {"optimizer": self.optimizer, "seed": self.seed, "tokenizer": crc32(vocabulary.encode())}
+        return own | asdict(self.model.config)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["position"] = self.position
+        checkpoint["position"], checkpoint["settings"] = self.position, self.settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        before, now = checkpoint["settings"], self.settings()
+        for name in (name for name in now if now[name] != before[name]):
+            raise ValueError(
+                f"ckpt_path: {name} was {before[name]!r} when the checkpoint was written and is now "
+                f"{now[name]!r}; keep the settings and the data, or fine-tune with --model.init_from"
+            )
         self.position = self.trainer.datamodule.position = checkpoint["position"]
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
@@ -157,17 +178,21 @@ class Training(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         examples = self.trainer.datamodule.examples("validation")[: self.validation_examples]
-        if self.trainer.sanity_checking or not self.validation_examples or not examples:
+        if self.trainer.sanity_checking or not examples:
             return
+        texts = self.write(examples)
+        self.print(f"\nstep {self.global_step}: {texts[0]}")
+        if examples[0].source is not None:
+            references = [example.references for example in examples]
+            scores = rouge(texts, references)["rougeL"]
+            self.log("val_rougeL", sum(scores) / len(scores), prog_bar=True, sync_dist=True)
+            self.log("val_bleu", bleu(texts, references), sync_dist=True)
+
+    def write(self, examples: list[Example]) -> list[str]:
+        """Texts for the sources of some examples, or a few samples."""
         sources = [example.source for example in examples]
         known = {"num_samples": min(4, len(examples))} if sources[0] is None else {"sources": sources}
-        made = generate_texts(self.evaluated, **known, dtype="bfloat16", **self.generation)
-        self.print(f"\nstep {self.global_step}: {made.texts[0]}")
-        if sources[0] is not None:
-            references = [example.references for example in examples]
-            scores = rouge(made.texts, references)["rougeL"]
-            self.log("val_rougeL", sum(scores) / len(scores), prog_bar=True, sync_dist=True)
-            self.log("val_bleu", bleu(made.texts, references), sync_dist=True)
+        return generate_texts(self.evaluated, **known, dtype="bfloat16", **self.generation).texts
 
 
 def shape(network: Config, data: TextData) -> Config:
@@ -178,6 +203,7 @@ def shape(network: Config, data: TextData) -> Config:
         conditioning=data.layout,
         max_length=prefix + data.hparams.max_target_length,
         max_source_length=data.hparams.max_source_length,
+        source_prefix=data.hparams.source_prefix,
     )
 
 

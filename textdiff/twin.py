@@ -3,50 +3,44 @@
     p(w | source) = prod_i p(w_i | w_<i, source),   w_i = EOS for i <= 0                            (1)
 
 An encoder-decoder (Vaswani et al. 2017, arXiv:1706.03762) of the diffusion model's own parts: encoder,
-transformer, initialisation, normalised and tied embedding table, positions, unigram bias. On what the
-denoiser pays for noise, time, self-conditioning and length (4 % of all parameters) it reads the last
-`WINDOW` tokens at every position, not only the last: a causal convolution on the embeddings, which
-lowered its loss where as many parameters in a hidden layer before the output did not.
+transformer, initialisation, normalised and tied embeddings, positions, unigram bias. With what the
+denoiser spends on noise, time, self-conditioning and length (4 % of its parameters) it reads the last
+`WINDOW` tokens at every position, not only the last. That lowers its loss; a hidden layer of that
+size before the output did not.
 
-Keys and values of both attentions are cached; a finished text leaves the batch. Beam search ranks by
+Keys and values of both attentions are cached; finished texts leave the batch. Beam search ranks by
 
     score(w) = sum_i log p(w_i | w_<i, source) / length^penalty,   EOS counts in the length         (2)
 
 as the `transformers` library does. Like there an EOS counts if it is among the K best continuations,
-and a search ends when K texts are finished and none of them is below (2) of the best unfinished one:
-not a bound for penalties above 0, but one beam is greedy search and texts do not run to `max_length`.
-
-Legend: B batch, L length, V vocabulary, E embedding width, K beams, N rows of the running batch.
+and a search ends when K texts are finished and none scores below the best unfinished one as it stands.
 """
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.config import Config, build
 from textdiff.denoiser import BARRED, Encoder
-from textdiff.model import Config, Losses, Request, TextModel, Written, build
+from textdiff.model import Losses, Request, TextModel, Written
 from textdiff.noise import Noise
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context, KeyValue, Transformer
 
 Cache = list[KeyValue] | None
-
 WINDOW = 5
 CROWD = 0.8  # finished rows leave together, once fewer than this share still runs
 
 
 class Twin(TextModel):
-    """The autoregressive baseline.
-
-    Args:
-        config: shapes, the same as the diffusion model's.
-        tokenizer: text <-> ids; its EOS also starts every text.
-    """
+    """The autoregressive baseline of a `TextDiffusion` with the same `config` and `tokenizer`."""
 
     system = "autoregressive"
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        super().__init__(config, tokenizer)
+        super().__init__(replace(config, system=self.system), tokenizer)
         vocabulary, embedding, width = len(tokenizer), config.embedding_width, config.width
         depth = config.encoder_depth if config.conditioning == "cross" else 0
         shape = {"heads": config.heads, "dropout": config.dropout}
@@ -56,15 +50,17 @@ class Twin(TextModel):
         self.transformer = Transformer(width, config.depth, cross=depth > 0, causal=True, **shape)
         self.out = nn.Linear(width, embedding)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
-        self.encoder = None
-        if depth:
-            shape["max_length"] = config.max_source_length
-            self.encoder = Encoder(embedding, width, depth, **shape)
+        shape["max_length"] = config.max_source_length
+        self.encoder = Encoder(embedding, width, depth, **shape) if depth else None
         bar = torch.zeros(vocabulary)
         bar[[i for i in tokenizer.special_ids if i != tokenizer.eos_id]] = BARRED
         self.register_buffer("bar", bar)
         self.register_buffer("log_prior", torch.zeros(vocabulary))
         nn.init.normal_(self.position.weight, std=0.5)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.transformer
 
     def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
         counts = token_counts.float() + 0.1
@@ -85,9 +81,8 @@ class Twin(TextModel):
     ) -> tuple[Tensor, Cache]:
         """Logits `(B, L, V)` of the token after each window of `ids (B, WINDOW - 1 + L)`.
 
-        Args:
-            table: from `table`, once for many calls. context: from `encode_source`.
-            past: caches of the positions before; the second result continues them.
+        `table` and `context` are computed once for many calls; `past` holds the caches of the
+        positions before, which the second result continues.
         """
         start = 0 if past is None else past[0][0].shape[2]
         h = self.read(table[ids.unfold(1, WINDOW, 1)].flatten(2))
@@ -104,8 +99,7 @@ class Twin(TextModel):
         logits = self(inputs, self.table(), context)[0].float()
         nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
         if self.training and smoothing:
-            # over the tokens that may occur: a barred one would cost 10,000 nats
-            even = logits.logsumexp(-1) - logits[..., self.bar == 0].mean(-1)
+            even = logits.logsumexp(-1) - logits[..., self.bar == 0].mean(-1)  # barred: 1e4 nats
             nll = (1 - smoothing) * nll + smoothing * even
         return Losses(nll, batch["mask"])
 
@@ -120,18 +114,18 @@ class Twin(TextModel):
             raise ValueError("the autoregressive baseline takes neither prompt= nor length=")
         options = dict(request.options)
         decoding = build(DECODINGS, {"name": options.pop("decoding", "greedy"), **options})
-        context = self.encode_source(request.source, request.source_mask)
-        writer = Writer(self, context, len(request.index))
+        writer = Writer(self, request)
         return Written(decoding(writer, request), writer.evaluations, [])
 
 
 class Writer:
     """Rows being written: `texts (N, length so far)` and the caches that the next token needs."""
 
-    def __init__(self, twin: Twin, context: Context | None, rows: int) -> None:
-        self.twin, self.context, self.table = twin, context, twin.table()
+    def __init__(self, twin: Twin, request: Request) -> None:
+        self.twin, self.table = twin, twin.table()
+        self.context = twin.encode_source(request.source, request.source_mask)
         self.eos, self.limit = twin.tokenizer.eos_id, twin.config.max_length
-        self.texts = torch.zeros(rows, 0, dtype=torch.long, device=twin.device)
+        self.texts = torch.zeros(len(request.index), 0, dtype=torch.long, device=twin.device)
         self.past: Cache = None
         self.evaluations = 0
 
@@ -154,8 +148,8 @@ class Writer:
 
 
 def staying(ended: Tensor) -> Tensor:
-    """Rows to keep, `(N,)` bool: all while most still run, because leaving copies every cache."""
-    return ~ended | ((~ended).sum() > CROWD * len(ended))
+    """Which of N rows to keep: all while most still run, because leaving copies every cache."""
+    return (~ended | ((~ended).sum() > CROWD * len(ended))).nonzero()[:, 0]
 
 
 class Greedy:
@@ -167,27 +161,21 @@ class Greedy:
 
     def __call__(self, writer: Writer, request: Request) -> list[list[int]]:
         rows = torch.arange(len(writer.texts), device=writer.texts.device)
-        texts = [[]] * len(rows)
+        out = torch.full((len(rows), writer.limit), writer.eos, device=rows.device)
         for step in range(writer.limit):
-            writer.append(self.pick(writer.logits(), rows, step))
-            ended = (writer.texts == writer.eos).any(1) | (step + 1 == writer.limit)
-            stay = staying(ended)
-            for row, ids in zip(rows[~stay].tolist(), writer.texts[~stay].tolist(), strict=True):
-                texts[row] = ids[: [*ids, writer.eos].index(writer.eos) + 1]
-            rows = rows[stay]
-            if not len(rows):
+            out[rows, step] = tokens = self.pick(writer.logits(), rows, step)
+            writer.append(tokens)
+            stay = staying((writer.texts == writer.eos).any(1))
+            if not len(stay):
                 break
-            if not stay.all():
-                writer.select(stay.nonzero()[:, 0])
-        return texts
+            if len(stay) < len(rows):
+                writer.select(stay)
+                rows = rows[stay]
+        return [ids[: [*ids, writer.eos].index(writer.eos) + 1] for ids in out.tolist()]
 
 
 class Sample(Greedy):
-    """Every token drawn, by inverting the cumulative distribution.
-
-    Args:
-        temperature: divides the logits; below 1 sharpens.
-    """
+    """Every token drawn, by inverting the cumulative distribution of logits / `temperature`."""
 
     def __init__(self, temperature: float = 1.0) -> None:
         if temperature <= 0:
@@ -206,12 +194,7 @@ class Sample(Greedy):
 
 
 class Beam:
-    """The best text by (2) that K beams find.
-
-    Args:
-        beams: K, unfinished texts followed at once.
-        length_penalty: 0 ranks by probability, more favours long texts.
-    """
+    """The best text by (2) that K `beams` find; `length_penalty` above 0 favours long texts."""
 
     def __init__(self, beams: int = 4, length_penalty: float = 1.0) -> None:
         if beams < 1:
@@ -220,29 +203,29 @@ class Beam:
 
     def __call__(self, writer: Writer, request: Request) -> list[list[int]]:
         k, rows = self.beams, torch.arange(len(writer.texts), device=writer.texts.device)
+        first = rows * k
         writer.select(rows.repeat_interleave(k))
         pool = torch.full((len(rows), k), -torch.inf, device=rows.device)  # finished, best first
-        scores = pool.index_fill(1, rows[:1], 0.0)  # the beams start equal: only one may count
+        scores = pool.clone()
+        scores[:, 0] = 0.0  # the beams start equal: only one may count
         texts = [[]] * len(rows)
         for step in range(writer.limit):
             log_probs = writer.logits().log_softmax(-1)
             total = (scores.view(-1, 1) + log_probs).view(len(rows), -1)
             top, flat = total.topk(2 * k)  # at most k of them end
             tokens = flat % log_probs.shape[1]
-            first = torch.arange(0, len(log_probs), k, device=rows.device)
-            parents = first[:, None] + flat // log_probs.shape[1]
+            parents = flat // log_probs.shape[1] + first[: len(rows), None]
             ended, divisor = tokens == writer.eos, (step + 1) ** self.length_penalty
-            closed = ended | (step + 1 == writer.limit)
-            final = (top / divisor).masked_fill(~closed, -torch.inf)[:, :k]
-            for row in (final.amax(1) > pool[:, 0]).nonzero()[:, 0].tolist():
-                best = final[row].argmax()
-                prefix = writer.texts[parents[row, best]].tolist()
-                texts[rows[row]] = [*prefix, int(tokens[row, best])]
+            unfinished = ~ended & (step + 1 < writer.limit)
+            final = (top / divisor).masked_fill(unfinished, -torch.inf)[:, :k]
+            for n in (final.amax(1) > pool[:, 0]).nonzero()[:, 0].tolist():
+                best = int(final[n].argmax())
+                texts[rows[n]] = [*writer.texts[parents[n, best]].tolist(), int(tokens[n, best])]
             pool = torch.cat([pool, final], 1).topk(k).values
             scores, place = top.masked_fill(ended, -torch.inf).topk(k)
             done = pool[:, -1] >= scores[:, 0] / divisor
             scores = scores.masked_fill(done[:, None], -torch.inf)  # finds no more while it waits
-            stay = staying(done).nonzero()[:, 0]
+            stay = staying(done)
             if not len(stay):
                 break
             writer.select(parents.gather(1, place)[stay].flatten())

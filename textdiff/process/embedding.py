@@ -5,7 +5,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textdiff.process.gaussian import Gaussian
+from textdiff.process.gaussian import Gaussian, column
 from textdiff.schedule import Schedule
 
 
@@ -27,3 +27,8 @@ class Embedding(Gaussian):
 
     def codebook(self) -> Tensor:
         return F.normalize(self.embedding.weight, dim=-1) * self.scale
+
+    def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
+        # all points have one norm, whose term is a constant: one matrix product is enough
+        alpha, sigma = self.schedule(column(t, x_t))
+        return (alpha / sigma**2 * x_t) @ self.codebook().T

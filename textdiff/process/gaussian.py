@@ -90,12 +90,12 @@ class Gaussian(Process):
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         codebook = self.codebook()
         alpha, sigma = self.schedule(column(t, x_t))
-        inner = x_t @ codebook.T - 0.5 * alpha * codebook.square().sum(-1)
-        return alpha / sigma**2 * inner
+        square = 0.5 * (alpha / sigma) ** 2 * codebook.square().sum(-1)
+        return (alpha / sigma**2 * x_t) @ codebook.T - square
 
-    def features(self, x_t: Tensor, t: Tensor, likelihood: Tensor) -> Tensor:
+    def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
         """Posterior mean beside the state scaled to unit variance, `(B, L, 2D)`."""
         alpha, sigma = self.schedule(column(t, x_t))
         variance = alpha**2 * self.codebook().square().mean() + sigma**2
-        posterior = super().features(x_t, t, likelihood)
+        posterior = super().features(x_t, t, log_posterior)
         return torch.cat([posterior, (x_t / variance.sqrt()).to(posterior)], dim=-1)

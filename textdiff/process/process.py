@@ -65,14 +65,21 @@ class Process(nn.Module, ABC):
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         """log q(x_t | token) for every token, `(B, L, V)`, up to a constant a position."""
 
-    def features(self, x_t: Tensor, t: Tensor, likelihood: Tensor) -> Tensor:
+    def log_posterior(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p(token | x_t) of tokens that are independent, `(B, L, V)`, up to a constant."""
+        return self.log_likelihood(x_t, t) + self.log_prior
+
+    def reread(self, probs: Tensor) -> Tensor:
+        """Mean embedding `(B, L, D)` under `probs (B, L, V)`, as the network reads it."""
+        return probs @ self.table()
+
+    def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
         """What the network reads, `(B, L, F)`: the posterior mean under the unigram prior.
 
         A soft mask: near the token's embedding where it is recognisable, near the mean of the
-        language where it is not. `likelihood` is `log_likelihood(x_t, t)`, computed once a step.
+        language where it is not. `log_posterior` is the method's result, computed once a step.
         """
-        weights = torch.softmax(likelihood.float() + self.log_prior, dim=-1)
-        return weights @ self.table()
+        return self.reread(torch.softmax(log_posterior, dim=-1))
 
     def loss(self, logits: Tensor, ids: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Nats a token, `(B, L)`: the cross-entropy of the clean token."""

@@ -1,0 +1,67 @@
+"""What shapes a model, and how names in a configuration become objects."""
+
+from dataclasses import dataclass
+from typing import Any
+
+Spec = str | dict[str, Any]
+
+
+def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:
+    """The object named by `spec`: a name, or `{"name": ..., **keyword arguments}`.
+
+    Raises:
+        ValueError: unknown name, or arguments that its constructor does not take.
+    """
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = options.pop("name", None)
+    if name not in registry:
+        raise ValueError(f"unknown name {name!r}; choose one of: {', '.join(registry)}")
+    try:
+        return registry[name](*args, **options)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+@dataclass
+class Config:
+    """Everything that shapes a model.
+
+    Attributes:
+        system: "diffusion", or "autoregressive" for the baseline of the same transformer.
+        process: name of the diffusion process, or a mapping with `name` and its arguments.
+        schedule: name of the noise schedule, likewise.
+        width, depth, heads, dropout: of the transformer.
+        conditioning: "cross" (source encoder), "prefix" (source and text in one sequence, only the
+            text noised) or "none" (no source); set from the data.
+        encoder_depth: blocks of the source encoder, with conditioning "cross".
+        embedding_width: width of the token embeddings, which the noise lives on.
+        max_length: longest text in tokens, EOS (and prefix) included; set from the data.
+        max_source_length: most source tokens; set from the data.
+        source_prefix: text put before every source; set from the data.
+        self_conditioning: share of examples trained on their own first prediction.
+        token_noise: share of examples whose tokens each draw their own time.
+        prefix_rate: share of examples with a clean prefix of random length.
+        source_dropout: share of examples trained without their source (for guidance).
+        length_weight: weight of the length loss.
+        label_smoothing: of the autoregressive baseline.
+    """
+
+    system: str = "diffusion"
+    process: Spec = "embedding"
+    schedule: Spec = "gumbel"
+    width: int = 192
+    depth: int = 4
+    heads: int = 6
+    dropout: float = 0.0
+    conditioning: str = "cross"
+    encoder_depth: int = 2
+    embedding_width: int = 128
+    max_length: int = 64
+    max_source_length: int = 256
+    source_prefix: str = ""
+    self_conditioning: float = 0.5
+    token_noise: float = 0.5
+    prefix_rate: float = 0.1
+    source_dropout: float = 0.1
+    length_weight: float = 0.1
+    label_smoothing: float = 0.0

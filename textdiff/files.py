@@ -1,0 +1,88 @@
+"""Rows of local files: JSONL, JSON, CSV, TSV, Parquet, plain text, gzipped or not."""
+
+import csv
+import gzip
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SURROGATE = re.compile("[\ud800-\udfff]")  # legal in JSON, but no text
+
+
+class Example(NamedTuple):
+    """A row as text; `references` holds at least the target."""
+
+    source: str | None
+    target: str
+    references: list[str]
+
+
+def _json(lines: Iterator[str]) -> Iterable[Any]:
+    first = next(lines, "")
+    lines = chain([first], lines)
+    return json.loads("".join(lines)) if first.lstrip()[:1] == "[" else _jsonl(lines)
+
+
+def _jsonl(lines: Iterable[str]) -> Iterable[Any]:
+    return (json.loads(line) for line in lines if line.strip())
+
+
+def _text(lines: Iterable[str]) -> Iterable[Any]:
+    return ({"text": line.rstrip("\r\n")} for line in lines if line.strip())
+
+
+def _parquet(path: Path) -> Iterable[Any]:
+    from pyarrow import parquet
+
+    return chain.from_iterable(b.to_pylist() for b in parquet.ParquetFile(path).iter_batches())
+
+
+LINES = {".jsonl": _jsonl, ".json": _json, ".csv": csv.DictReader, ".txt": _text}
+LINES[".tsv"] = partial(csv.DictReader, delimiter="\t")
+
+
+def read(path: str | Path) -> Iterator[Any]:
+    """Rows of a local file by its extension, `.gz` allowed; blank lines are no rows."""
+    path, number = Path(path), 0
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    kind = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if kind not in (known := [*LINES, ".parquet"]):
+        raise ValueError(f"{path}: unknown extension {kind!r}; use one of {', '.join(known)}")
+    csv.field_size_limit(sys.maxsize)  # the default refuses long documents
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+
+    try:
+        yield from _parquet(path) if kind == ".parquet" else LINES[kind](lines())
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+        where = f"{path}, line {number}" if number else path
+        raise ValueError(f"{where}: {error}; correct the file (UTF-8 text)") from error
+
+
+def _string(row: Any, column: str, where: str) -> str:
+    found = list(row) if isinstance(row, dict) else [type(row).__name__]
+    if column not in found:
+        raise ValueError(f"{where}: no column {column!r} among {found}; name it by text_column")
+    if not isinstance(row[column], str):
+        kind = type(row[column]).__name__
+        raise ValueError(f"{where}: {column!r} is {kind}, not text: correct or remove the row")
+    if not row[column].isascii() and SURROGATE.search(row[column]):
+        raise ValueError(f"{where}: {column!r} has half a surrogate pair: correct the row")
+    return row[column]
+
+
+def example_of(row: Any, columns: tuple[str | None, str], where: str) -> Example:
+    source, target = (column and _string(row, column, where) for column in columns)
+    references = row.get("references") or target
+    return Example(source, target, [references] if isinstance(references, str) else references)
