@@ -4,9 +4,9 @@
         --validation_file validation.jsonl --test_file test.jsonl --text_column text
 
 Entropy, distinct-n, self-BLEU and memorisation say whether samples are varied and new; the perplexity
-under a judge, an autoregressive model trained with its own seed on the same data, whether they are fluent.
-Perplexity alone is worthless (repetition lowers it): it stands beside the entropy. The row `data` is the
-test set itself.
+under a judge, an autoregressive model trained with its own seed on the same data, whether they are
+fluent. Perplexity alone is worthless (repetition lowers it): it stands beside the entropy. The row
+`data` is the test set itself.
 """
 
 import argparse

@@ -8,6 +8,7 @@ textdiff.generate(model, ["A long text ..."], steps=16)
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,9 @@ def generate(
         model: a loaded model, or where to load it from.
         sources: texts to summarize or rewrite.
         return_dict: give a `Generation` (ids, candidates, trajectory, NFE, seconds), not a list.
-        options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`, `dtype`,
-            `trajectory`, `progress` of `generate_texts`; `steps`, `sampler`, `decoder`,
-            `guidance_scale` of diffusion models; `decoding`, `beams` of autoregressive ones.
+        options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`,
+            `dtype`, `trajectory`, `progress` of `generate_texts`; `steps`, `sampler`, `decoder`,
+            `temperature`, `guidance_scale` of diffusion models; `decoding`, `beams` of autoregressive ones.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
@@ -97,6 +98,7 @@ def main(args: list[str] | None = None) -> None:
 
         return train(args[1:])
     options = vars(parser().parse_args(args))
+    warnings.showwarning = lambda message, *_: print(f"textdiff: {message}", file=sys.stderr)
     try:
         write(**{key: value for key, value in options.items() if value is not None and key != "command"})
     except (ValueError, OSError) as error:
@@ -133,13 +135,10 @@ def write(
     file: str | None = None,
     device: str = "auto",
     json: bool = False,
-    temperature: float | None = None,
     **options: Any,
 ) -> None:
     """Read texts, write texts."""
     loaded = load(model, device)
-    if temperature is not None:
-        options["temperature"] = temperature
     if file is None and "num_samples" not in options and loaded.config.conditioning != "none":
         raise ValueError("give a FILE with one source per line, or - to read standard input")
     if file is not None:
@@ -152,13 +151,15 @@ def write(
 
 def read_lines(file: str) -> list[str]:
     """Non-empty lines of a UTF-8 file or of standard input."""
+    name = "standard input" if file == "-" else file
+    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 at byte {error.start}; convert it first") from None
-    lines = [line for line in text.splitlines() if line.strip()]
+        raise ValueError(f"{name} is not UTF-8 at byte {error.start}; convert it first") from None
+    lines = [line.strip("\r") for line in text.split("\n") if line.strip()]
     if not lines:
-        raise ValueError(f"{'standard input' if file == '-' else file} holds no text")
+        raise ValueError(f"{name} holds no text; give one source (or prompt) per line")
     return lines
 
 

@@ -48,6 +48,7 @@ TRAINER = {
 MISTAKES = (ValueError, OSError, ArgumentError, MisconfigurationException)
 NOISE = ("exists and is not empty", "LeafSpec", "does not have many workers", "logging interval")
 NOISE += ("💡 Tip", "TPU available", "resuming from a checkpoint that ended", "module.s. in eval mode")
+NOISE += ("tokens are read",)  # said once, of all examples, when the data are read
 EXTRA_CALLBACKS: list[L.Callback] = []  # of programs that train through `run`, such as benchmarks
 
 

@@ -1,9 +1,14 @@
 """What shapes a model, and how names in a configuration become objects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Spec = str | dict[str, Any]
+
+
+def named(spec: Spec) -> dict[str, Any]:
+    """A name alone, or a mapping, as a mapping."""
+    return {"name": spec} if isinstance(spec, str) else dict(spec)
 
 
 def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:
@@ -12,7 +17,7 @@ def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:
     Raises:
         ValueError: unknown name, or arguments that its constructor does not take.
     """
-    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    options = named(spec)
     name = options.pop("name", None)
     if name not in registry:
         raise ValueError(f"unknown name {name!r}; choose one of: {', '.join(registry)}")
@@ -44,6 +49,7 @@ class Config:
         source_dropout: share of examples trained without their source (for guidance).
         length_weight: weight of the length loss.
         label_smoothing: of the autoregressive baseline.
+        generation: how the model writes unless told otherwise: steps, sampler, decoder, ...
     """
 
     system: str = "diffusion"
@@ -65,3 +71,4 @@ class Config:
     source_dropout: float = 0.1
     length_weight: float = 0.1
     label_smoothing: float = 0.0
+    generation: dict[str, Any] = field(default_factory=dict)

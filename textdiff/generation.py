@@ -7,6 +7,7 @@ which sees no reference.
 """
 
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -95,7 +96,9 @@ def generate_texts(
         ValueError: a request that makes no sense or that the model cannot serve.
     """
     start = time.perf_counter()
-    check(model, sources, prompt, length, candidates, batch_size, dtype)
+    numbers = {"length": length, "candidates": candidates, "batch_size": batch_size}
+    check(model, sources, prompt, num_samples, numbers, seed, dtype)
+    options = choose(model, options)
     task = prepare(model, sources, prompt, num_samples, candidates)
     rows: list[list[int]] = [[]] * len(task)
     watched: list[list[str]] = [[]] * len(task)
@@ -115,23 +118,37 @@ def generate_texts(
     return Generation(best, rows, groups, watched, nfe, time.perf_counter() - start)
 
 
+def choose(model: TextModel, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of writing: the given ones over those that the model was saved with."""
+    unknown = set(options) - model.options
+    if unknown:
+        known = ", ".join(sorted(model.options))
+        raise ValueError(f"unknown option {', '.join(sorted(unknown))}; this model takes {known}")
+    own = {key: value for key, value in model.config.generation.items() if key in model.options}
+    return own | options
+
+
 def check(
     model: TextModel,
     sources: Sequence[str] | None,
     prompt: Sequence[str] | None,
-    length: int | None,
-    candidates: int,
-    batch_size: int,
+    num_samples: int | None,
+    numbers: dict[str, int | None],
+    seed: int,
     dtype: str,
 ) -> None:
     """Refuse impossible requests in one line."""
-    for name, value in {"length": length, "candidates": candidates, "batch_size": batch_size}.items():
+    for name, value in {**numbers, "num_samples": num_samples}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be between 0 and 2**63 - 1, not {seed}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if isinstance(sources, str) or isinstance(prompt, str):
         raise ValueError("give a list of texts, not one string: [text]")
+    if num_samples is not None and (sources is not None or prompt is not None):
+        raise ValueError("num_samples is for texts from nothing; leave out sources and prompt, or it")
     if sources is not None and prompt is not None and len(sources) != len(prompt):
         raise ValueError(f"{len(sources)} sources but {len(prompt)} prompts: give one for each")
     if model.config.conditioning == "none" and sources is not None:
@@ -156,7 +173,7 @@ def prepare(
     encode, config = model.tokenizer.encode, model.config
     prompts = encode(list(prompt)) if prompt is not None else [[]] * count
     marked = [config.source_prefix + text for text in sources or []]
-    read = encode(marked, config.max_source_length) if sources is not None else None
+    read = cut(encode(marked), config.max_source_length) if sources is not None else None
     hidden = [0] * count
     if config.conditioning == "prefix":
         heads = [[*ids, model.tokenizer.sep_id] for ids in read]
@@ -167,6 +184,16 @@ def prepare(
     task = Task(pick, [prompts[i] for i in rows], [hidden[i] for i in rows], candidates)
     task.order = sorted(range(len(rows)), key=lambda i: (len(pick[i]) if pick else 0, i))
     return task
+
+
+def cut(sources: list[list[int]], most: int) -> list[list[int]]:
+    """At most the first `most` tokens of every source; says so where that leaves something out."""
+    long = sum(len(ids) > most for ids in sources)
+    if long:
+        warnings.warn(
+            f"{long} of {len(sources)} sources: only the first {most} tokens are read", stacklevel=4
+        )
+    return [ids[:most] for ids in sources]
 
 
 def batches(task: Task, batch_size: int, progress: bool) -> Sequence[list[int]]:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textdiff.config import Config, build
 from textdiff.batches import pad
+from textdiff.config import Config, build, named
 from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, Guided
 from textdiff.length import Length
@@ -89,6 +89,7 @@ class TextModel(nn.Module):
     """What both systems share: a config, a tokenizer, saving and loading."""
 
     system: ClassVar[str]
+    options: ClassVar[frozenset[str]]  # of writing
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -148,6 +149,7 @@ class TextDiffusion(TextModel):
     """
 
     system = "diffusion"
+    options = frozenset({"steps", "sampler", "decoder", "temperature", "guidance_scale"})
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
@@ -251,12 +253,11 @@ class TextDiffusion(TextModel):
 
     @torch.no_grad()
     def write(self, request: Request) -> Written:
-        options = dict(request.options)
-        steps, guidance = options.pop("steps", 32), options.pop("guidance_scale", 1.0)
-        sampler = build(SAMPLERS, options.pop("sampler", "ancestral"), steps)
-        decoder = build(DECODERS, options.pop("decoder", "softmax"))
-        if options:
-            raise ValueError(f"unknown generation option: {', '.join(options)}")
+        options = request.options
+        sampler = build(SAMPLERS, options.get("sampler", "ancestral"), options.get("steps", 32))
+        spec = named(options.get("decoder", "softmax"))
+        decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
+        guidance = options.get("guidance_scale", 1.0)
         context = self.read(request.source, request.source_mask)
         ids, mask, valid = self.lay_out(request, context)
         noise = Noise(request.seed, request.index, valid)

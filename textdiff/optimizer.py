@@ -1,8 +1,8 @@
 """Optimizers and the learning-rate schedule.
 
-`AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101), fused. `Muon` (Jordan et al. 2024; scaled to AdamW's
-update size as in Liu et al. 2025, arXiv:2502.16982) for the matrices inside the transformers, AdamW for
-embeddings, the projections to and from them, and everything with fewer dimensions.
+`AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101), fused. `Muon` (Jordan et al. 2024; scaled to
+AdamW's update size as in Liu et al. 2025, arXiv:2502.16982) for the matrices inside the transformers,
+AdamW for embeddings, the projections to and from them, and everything with fewer dimensions.
 """
 
 from collections.abc import Callable

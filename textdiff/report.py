@@ -72,7 +72,7 @@ class Report(L.Callback):
         seconds = time.perf_counter() - self.started
         metrics: dict[str, Any] = {"train_seconds": round(seconds, 1)}
         if self.examples:
-            metrics |= evaluate(model, trainer.datamodule, module, self.examples, self.show)
+            metrics |= evaluate(model, trainer.datamodule, self.examples, self.show)
         metrics["seconds"] = round(time.perf_counter() - self.started, 1)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         print(next_steps(folder, trainer.datamodule))
@@ -135,13 +135,11 @@ def plot_loss(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
     plt.close(figure)
 
 
-def evaluate(
-    model: TextModel, data: TextData, module: L.LightningModule, count: int, show: int
-) -> dict[str, Any]:
+def evaluate(model: TextModel, data: TextData, count: int, show: int) -> dict[str, Any]:
     """Scores on held-out examples, printed beside LEAD-1; on the built-in corpus facts as well."""
     split = "test" if data.has_split("test") else "validation"
     examples = data.examples(split)[:count]
-    options = {"dtype": "bfloat16", "progress": True, **module.generation}
+    options = {"dtype": "bfloat16", "progress": True}
     if examples[0].source is None:
         made = generate_texts(model, num_samples=min(count, 16), **options)
         print("\nsamples\n" + "\n".join(f"  {text}" for text in made.texts[:show]))

@@ -35,15 +35,15 @@ class Training(L.LightningModule):
 
     Args:
         network: shape of the model. Lengths and conditioning are set from the data.
-        optimizer: "muon" or "adamw".
-        learning_rate: peak rate, for matrices 192 wide under Muon.
+        optimizer: "adamw" or "muon".
+        learning_rate: peak rate; about 0.5 divided by the width does for AdamW.
         warmup_steps: steps until the peak; then linear decay to zero at the last step.
         weight_decay: on matrices only.
         ema_decay: of the averaged weights, which are evaluated and saved; 0 = no averaging.
         init_from: model directory to fine-tune: its config, weights and tokenizer.
         compile: compile the network with `torch.compile`.
         validation_examples: how many texts to write at every validation.
-        generation: options of that writing, such as steps, sampler, decoder, guidance_scale.
+        generation: options of writing, kept with the model: steps, sampler, decoder, guidance_scale.
         seed: of all randomness in training.
     """
 
@@ -51,7 +51,7 @@ class Training(L.LightningModule):
         self,
         network: Config = DEFAULT,
         *,
-        optimizer: str = "muon",
+        optimizer: str = "adamw",
         learning_rate: float = 2e-3,
         warmup_steps: int = 100,
         weight_decay: float = 0.01,
@@ -85,6 +85,8 @@ class Training(L.LightningModule):
         else:
             self.model = kind(shape(self.network, data), data.tokenizer)
             self.model.fit_data(data.token_counts(), data.length_counts())
+        if self.generation:
+            self.model.config.generation = check_options(self.generation)
         if self.use_compile:
             self.model.network.compile(dynamic=True)
         self.average = AveragedModel(self.model, multi_avg_fn=self.update_average)
@@ -155,7 +157,7 @@ class Training(L.LightningModule):
         """What must not change when training goes on from a checkpoint."""
         vocabulary = self.model.tokenizer.backend.to_str()
         own = {"optimizer": self.optimizer, "seed": self.seed, "tokenizer": crc32(vocabulary.encode())}
-        return own | asdict(self.model.config)
+        return own | {k: v for k, v in asdict(self.model.config).items() if k != "generation"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["position"], checkpoint["settings"] = self.position, self.settings()
@@ -192,7 +194,18 @@ class Training(L.LightningModule):
         """Texts for the sources of some examples, or a few samples."""
         sources = [example.source for example in examples]
         known = {"num_samples": min(4, len(examples))} if sources[0] is None else {"sources": sources}
-        return generate_texts(self.evaluated, **known, dtype="bfloat16", **self.generation).texts
+        return generate_texts(self.evaluated, **known, dtype="bfloat16").texts
+
+
+def check_options(generation: dict[str, Any]) -> dict[str, Any]:
+    """Refuse options of writing that no system has."""
+    known = frozenset().union(*(system.options for system in SYSTEMS.values()))
+    if unknown := set(generation) - known:
+        raise ValueError(
+            f"model.generation: unknown option {', '.join(sorted(unknown))}; "
+            f"choose from {', '.join(sorted(known))}"
+        )
+    return generation
 
 
 def shape(network: Config, data: TextData) -> Config:

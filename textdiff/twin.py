@@ -38,6 +38,7 @@ class Twin(TextModel):
     """The autoregressive baseline of a `TextDiffusion` with the same `config` and `tokenizer`."""
 
     system = "autoregressive"
+    options = frozenset({"decoding", "beams", "length_penalty", "temperature"})
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(replace(config, system=self.system), tokenizer)
