@@ -41,7 +41,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max_examples", type=int, help="only the first test examples")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--set", nargs="*", default=[], help="further training flags, --x=y")
+    parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
+    parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
+    parser.add_argument("--trials", type=int, default=1, help="settings tried on validation, each system")
     parser.add_argument("--table", action="store_true", help="print the table of existing results")
     return parser.parse_args()
 
@@ -52,7 +54,8 @@ def training_flags(options: argparse.Namespace, system: str) -> list[str]:
     for key in ("train_file", "validation_file", "test_file", "dataset_name"):
         if getattr(options, key):
             flags += [f"--data.{key}", getattr(options, key)]
-    return [*flags, "--model.network.system", system, *options.set]
+    own = options.set + (options.set_twin if system == "autoregressive" else [])
+    return [*flags, "--model.network.system", system, *(f"--{flag}" for flag in own)]
 
 
 def row(
@@ -112,9 +115,10 @@ def twin_rows(
     rows = [row(name, write(model, examples, size), examples, model, decoding="greedy", candidates=1)]
     penalties = {p: beam_score(model, held, size, p) for p in (0.6, 1.0, 1.4)}
     best = max(penalties, key=penalties.get)
-    beam = {"decoding": "beam", "beams": 4, "length_penalty": best}
-    made = write(model, examples, size, **beam)
-    rows.append(row(name, made, examples, model, candidates=1, **beam, decoding_trials=len(penalties)))
+    beam = {"name": "beam", "beams": 4, "length_penalty": best}
+    made = write(model, examples, size, decoding=beam)
+    details = {"decoding": "beam4", "length_penalty": best, "decoding_trials": len(penalties)}
+    rows.append(row(name, made, examples, model, candidates=1, **details))
     made = write(model, examples, size, options.seeds, decoding="sample", candidates=options.candidates)
     details = {"decoding": "sample", "candidates": options.candidates, "utility": "rougeL"}
     return [*rows, row(name, made, examples, model, **details)]
@@ -122,7 +126,8 @@ def twin_rows(
 
 def beam_score(model: TextModel, held: list[Any], size: int, penalty: float) -> float:
     """Validation BLEU of beam 4 at a length penalty."""
-    made = write(model, held, size, decoding="beam", beams=4, length_penalty=penalty)[0]
+    beam = {"name": "beam", "beams": 4, "length_penalty": penalty}
+    made = write(model, held, size, decoding=beam)[0]
     return bleu(made.texts, [example.references for example in held])
 
 
@@ -192,6 +197,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "dtype": "bfloat16",
         "scorer": ROUGE_SCORER,
         "training_seeds": 1,
+        "selection": {"split": "validation", "trials": options.trials},
         "wall_seconds": round(time.perf_counter() - started, 1),
         "rows": rows,
     }

@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3, help="generation seeds")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--set", nargs="*", default=[], help="further training flags, --x=y")
+    parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
     return parser.parse_args()
 
 
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     folder = options.runs / options.name
     keys = ("train_file", "validation_file", "test_file", "text_column")
     files = {key: getattr(options, key) for key in keys if getattr(options, key)}
-    flags = ["--config", options.config, *options.set]
+    flags = ["--config", options.config, *(f"--{flag}" for flag in options.set)]
     flags += [part for key, value in files.items() for part in (f"--data.{key}", value)]
     names = {"diffusion": ("diffusion", 0), "autoregressive": ("autoregressive", 0)}
     models, budgets = {}, {}

@@ -28,7 +28,10 @@ def _adamw(
         {"params": plain, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
+    # Lightning would not clip gradients that the kernel could unscale itself; ours come unscaled
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 class Muon(torch.optim.Optimizer):

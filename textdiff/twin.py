@@ -38,7 +38,7 @@ class Twin(TextModel):
     """The autoregressive baseline of a `TextDiffusion` with the same `config` and `tokenizer`."""
 
     system = "autoregressive"
-    options = frozenset({"decoding", "beams", "length_penalty", "temperature"})
+    options = frozenset({"decoding"})
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(replace(config, system=self.system), tokenizer)
@@ -106,15 +106,14 @@ class Twin(TextModel):
 
     @torch.no_grad()
     def write(self, request: Request) -> Written:
-        """At most `max_length` tokens a text; options: `decoding` and what its class takes.
+        """At most `max_length` tokens a text; `decoding` names a class below, or maps its arguments.
 
         Raises:
             ValueError: a prompt or a length, which this baseline does not take; a wrong option.
         """
         if any(request.prompt) or request.length:
             raise ValueError("the autoregressive baseline takes neither prompt= nor length=")
-        options = dict(request.options)
-        decoding = build(DECODINGS, {"name": options.pop("decoding", "greedy"), **options})
+        decoding = build(DECODINGS, request.options.get("decoding", "greedy"))
         writer = Writer(self, request)
         return Written(decoding(writer, request), writer.evaluations, [])
 
