@@ -1,0 +1,79 @@
+"""Write the tables of README from `benchmarks/results/*.json`, between its result markers.
+
+python scripts/update_readme.py
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+NAMES = {"fact_accuracy": "facts %", "fact_accuracy_unseen_names": "facts %, unseen names"}
+SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2")
+FACTS = ("rouge1", "rouge2", "rougeL", *NAMES)
+
+
+def how(row: dict[str, Any]) -> str:
+    """Sampler or decoding, and MBR."""
+    name = row.get("sampler") or row.get("decoding") or ""
+    return name + (f", MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
+
+
+def cell(metric: dict[str, float]) -> str:
+    """A mean, with half the width of its interval where there is one."""
+    if metric.get("high", metric["mean"]) - metric.get("low", metric["mean"]) < 0.05:
+        return f"{metric['mean']:.1f}"
+    return f"{metric['mean']:.1f} ± {(metric['high'] - metric['low']) / 2:.1f}"
+
+
+def table(result: dict[str, Any], columns: tuple[str, ...]) -> str:
+    """A Markdown table and, below it, where its numbers come from."""
+    heads = ["system", "how", "NFE", "s / text", *(NAMES.get(name, name) for name in columns)]
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    for row in result["rows"]:
+        seconds = f"{row['seconds_per_example']:.3f}" if "seconds_per_example" in row else ""
+        cells = [row["system"], how(row), str(row.get("nfe", "")), seconds]
+        cells += [cell(row["metrics"][name]) for name in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    origin = f"`{result['command']}`, commit {result['commit']}, {result['hardware']}, {result['date']}."
+    return "\n".join([*lines, "", origin])
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """A result file, if it is there."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def summaries() -> str:
+    """All summarization results, one after the other."""
+    parts = []
+    for path in sorted(RESULTS.glob("summarization-*.json")):
+        result = load(path.stem)
+        title = f"**{result['dataset']}**: {result['train_minutes']:g} minutes of training a system, "
+        title += f"{result['test_examples']} test examples, one training seed."
+        plot = f"![quality against steps and seconds](benchmarks/results/{path.stem}.png)"
+        parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
+    return "\n\n".join(parts) or "No figures yet."
+
+
+def replace(text: str, marker: str, content: str) -> str:
+    """Put `content` between the markers."""
+    pattern = rf"(<!--{marker}-->\n).*?(\n<!--/{marker}-->)"
+    return re.sub(pattern, lambda found: found[1] + content + found[2], text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Rewrite README."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    quickstart = load("quickstart")
+    if quickstart:
+        text = replace(text, "quickstart", "\n" + table(quickstart, FACTS))
+    path.write_text(replace(text, "results", summaries()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
