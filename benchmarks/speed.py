@@ -1,0 +1,72 @@
+"""Training throughput: `python -m textdiff.train` against a plain PyTorch loop of the same network.
+
+    python benchmarks/speed.py
+
+Both train the quickstart's network on the same batches; rounds alternate, since machines drift. The
+ratio of the median step times is what Lightning, logging, averaging and data loading cost.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import common
+import torch
+
+from textdiff.config import Config
+from textdiff.data import TextData
+from textdiff.model import TextDiffusion
+from textdiff.optimizer import adamw
+from textdiff.train import shape
+
+CORPUS = {"dataset_name": "textdiff/reports", "vocab_size": 1000, "max_target_length": 32}
+SHAPE = {"width": 128, "depth": 3, "heads": 4, "encoder_depth": 2}
+
+
+def plain(steps: int) -> float:
+    """Median seconds a step of the bare loop: batch, loss, backward, clip, AdamW."""
+    data = TextData(**CORPUS, max_source_length=96)
+    data.setup()
+    torch.manual_seed(0)
+    model = TextDiffusion(shape(Config(**SHAPE), data), data.tokenizer)
+    optimizer, times = adamw(model, 4e-3, 0.01), []
+    for batch, _ in zip(data.train_dataloader(), range(steps), strict=False):
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = model.loss(batch, 0)
+        loss = (losses.nll * losses.mask).sum() / losses.mask.sum() + 0.1 * losses.length.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[15:])
+
+
+def trainer(steps: int, folder: Path) -> float:
+    """Median seconds a step of the real command."""
+    return common.fit(["--config", "quickstart"], steps, folder).median()
+
+
+def main() -> None:
+    """Alternate and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    options = parser.parse_args()
+    pairs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(options.rounds):
+            pairs.append((plain(options.steps), trainer(options.steps, Path(folder, str(i)))))
+    ratios = [bare / full for bare, full in pairs]
+    spread = {"mean": statistics.mean(ratios), "low": min(ratios), "high": max(ratios)}
+    row = {"system": "embedding", "metrics": {"throughput_of_plain_loop": spread}}
+    row["step_seconds"] = {"plain": [a for a, _ in pairs], "trainer": [b for _, b in pairs]}
+    result = common.header("speed", "textdiff/reports", "train") | {"rows": [row]}
+    print(row, common.write(result, "speed"))
+
+
+if __name__ == "__main__":
+    main()
