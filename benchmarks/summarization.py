@@ -175,6 +175,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save."""
     folder, started = options.runs / options.name, time.perf_counter()
+    result = common.header("summarization", options.name, "test")  # before the code can change
     models, budgets = {}, {}
     for system in ("diffusion", "autoregressive"):
         flags = training_flags(options, system)
@@ -188,7 +189,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows.append(row("copy", [sources], examples, None))
     rows += twin_rows(models["autoregressive"], examples, held, options)
     rows += diffusion_rows(models["diffusion"], examples, options)
-    result = common.header("summarization", options.name, "test")
     result |= {
         "train_minutes": options.minutes,
         "budget": budgets,

@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -104,99 +105,14 @@ class Sqrt(Curve):
 
 
 class Adaptive(Schedule):
-    """Keeps the mean cross-entropy per bin of gamma, as seen in training, and fits a curve to it.
+    """Spends time where the cross-entropy C(gamma), as seen in training, rises.
 
-    Args:
-        bins: number of bins of gamma.
-        memory: how many observed batches the averages look back on.
-    """
-
-    def __init__(
-        self,
-        gamma_min: float = -5.0,
-        gamma_max: float = 5.0,
-        *,
-        bins: int = 64,
-        memory: int = 500,
-    ) -> None:
-        super().__init__(gamma_min, gamma_max)
-        self.memory = memory
-        edges = torch.linspace(gamma_min, gamma_max, bins + 1, dtype=torch.float64)
-        self.register_buffer("edges", edges)
-        self.register_buffer("history", torch.zeros(2, bins, dtype=torch.float64))
-
-    @abstractmethod
-    def fit(self, nll: Tensor, weight: Tensor) -> None:
-        """Adapt to the mean nats `nll (bins,)`, known with `weight (bins,)` observations."""
-
-    @torch.no_grad()
-    def observe(self, t: Tensor, nll: Tensor) -> None:
-        gamma = self.gamma(t).double()
-        index = torch.bucketize(gamma, self.edges[1:-1])
-        batch = torch.zeros_like(self.history)
-        batch[0].index_add_(0, index, nll.double())
-        batch[1].index_add_(0, index, torch.ones_like(gamma))
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(batch)
-        self.history.mul_(1 - 1 / self.memory).add_(batch)
-        self.fit(self.history[0] / self.history[1].clamp(min=1e-9), self.history[1])
-
-    @property
-    def centres(self) -> Tensor:
-        """Middle gamma of every bin, `(bins,)`."""
-        return (self.edges[1:] + self.edges[:-1]) / 2
-
-
-class Gumbel(Adaptive):
-    """gamma = mu - beta log(-log u): information-uniform if C(gamma) = H exp(-exp(-(gamma-mu)/beta)).
-
-    mu, beta and H follow the measured losses by one damped Gauss-Newton step a batch.
-    """
-
-    def __init__(
-        self,
-        gamma_min: float = -5.0,
-        gamma_max: float = 5.0,
-        *,
-        location: float = 0.0,
-        spread: float = 1.0,
-        bins: int = 64,
-        memory: int = 500,
-    ) -> None:
-        super().__init__(gamma_min, gamma_max, bins=bins, memory=memory)
-        start = torch.tensor([location, math.log(spread), math.log(5.0)], dtype=torch.float64)
-        self.register_buffer("parameters_", start)
-
-    def gamma(self, t: Tensor) -> Tensor:
-        mu, beta = self.parameters_[0], self.parameters_[1].exp()
-        ends = torch.tensor([self.gamma_min, self.gamma_max], dtype=torch.float64, device=t.device)
-        low, high = torch.exp(-torch.exp(-(ends - mu) / beta)).clamp(1e-12, 1 - 1e-12)
-        u = low + (high - low) * t.double()
-        bounds = (self.gamma_min, self.gamma_max)
-        # the clipped ends leave a sliver of time without a strict increase: a small slope mends it
-        curve = (mu - beta * torch.log(-torch.log(u))).clamp(*bounds)
-        line = self.gamma_min + (self.gamma_max - self.gamma_min) * t.double()
-        return (0.98 * curve + 0.02 * line).float()
-
-    def fit(self, nll: Tensor, weight: Tensor) -> None:
-        mu, beta, height = self.parameters_[0], *self.parameters_[1:].exp()
-        z = (self.centres - mu) / beta
-        curve = height * torch.exp(-torch.exp(-z))
-        slope = -curve * torch.exp(-z) / beta  # d curve / d mu
-        jacobian = torch.stack([slope, slope * z * beta, curve], 1)
-        weight = weight.clamp(max=30.0)[:, None]  # well-known bins count alike
-        normal = jacobian.T @ (weight * jacobian) + 1e-3 * torch.eye(3).to(weight)
-        move = torch.linalg.solve(normal, jacobian.T @ (weight * (nll - curve)[:, None]))[:, 0]
-        self.parameters_.add_(0.1 * move.clamp(-1, 1))
-        self.parameters_[0].clamp_(self.gamma_min, self.gamma_max)
-        self.parameters_[1].clamp_(math.log(0.1), math.log(10.0))
-
-
-class Warped(Adaptive):
-    """Any increasing C(gamma): its normalised piecewise-linear curve is the distribution of gamma.
+    The distribution function of gamma is C, normalised, piecewise linear between the edges of bins.
 
     Args:
         floor: share of time spread evenly over gamma, so that no noise level is forgotten.
+        bins: number of bins of gamma.
+        memory: how many observed batches the averages look back on.
     """
 
     def __init__(
@@ -208,32 +124,114 @@ class Warped(Adaptive):
         bins: int = 64,
         memory: int = 500,
     ) -> None:
-        super().__init__(gamma_min, gamma_max, bins=bins, memory=memory)
-        self.floor = floor
+        super().__init__(gamma_min, gamma_max)
+        self.floor, self.memory = floor, memory
+        edges = torch.linspace(gamma_min, gamma_max, bins + 1, dtype=torch.float64)
+        self.register_buffer("edges", edges)
+        self.register_buffer("history", torch.zeros(2, bins, dtype=torch.float64))
         self.register_buffer("cdf", torch.linspace(0, 1, bins + 1, dtype=torch.float64))
+
+    @abstractmethod
+    def fit(self, x: Tensor, nll: Tensor, weight: Tensor) -> Tensor:
+        """C at the edges, from mean nats `nll (n,)` seen `weight (n,)` times at gamma `x (n,)`."""
 
     def gamma(self, t: Tensor) -> Tensor:
         t64 = t.double()
         right = torch.searchsorted(self.cdf, t64.contiguous(), right=True)
         right = right.clamp(1, len(self.cdf) - 1)
         low, high = self.cdf[right - 1], self.cdf[right]
-        share = (t64 - low) / (high - low)
         left, edge = self.edges[right - 1], self.edges[right]
-        return (left + share * (edge - left)).float()
+        return (left + (t64 - low) / (high - low) * (edge - left)).float()
 
-    def fit(self, nll: Tensor, weight: Tensor) -> None:
+    @torch.no_grad()
+    def observe(self, t: Tensor, nll: Tensor) -> None:
+        gamma = self.gamma(t).double()
+        index = torch.bucketize(gamma, self.edges[1:-1])
+        batch = torch.zeros_like(self.history)
+        batch[0].index_add_(0, index, nll.double())
+        batch[1].index_add_(0, index, torch.ones_like(gamma))
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(batch)
+        self.history.mul_(1 - 1 / self.memory).add_(batch)
+        total, weight = self.history
         seen = weight > 0.5
-        if seen.sum() < 8:
-            return
-        known = nll[seen].cummax(0).values  # C increases; noise in the estimate must not bend it
-        place = torch.searchsorted(self.centres[seen], self.edges).clamp(1, len(known) - 1)
-        x, y = self.centres[seen], known
-        share = (self.edges - x[place - 1]) / (x[place] - x[place - 1])
-        curve = (y[place - 1] + share.clamp(0, 1) * (y[place] - y[place - 1])).clamp(min=0)
+        if seen.sum() >= 8:
+            centres = (self.edges[1:] + self.edges[:-1]) / 2
+            self.follow(self.fit(centres[seen], total[seen] / weight[seen], weight[seen]))
+
+    def follow(self, curve: Tensor) -> None:
+        """Take C at the edges `(bins + 1,)` as the distribution function of gamma."""
         mass = curve.diff().clamp(min=0)
         mass = mass / mass.sum().clamp(min=1e-9)
         mass = (1 - self.floor) * mass + self.floor / len(mass)
         self.cdf[1:] = mass.cumsum(0) / mass.sum()
+
+
+class Gumbel(Adaptive):
+    """C(gamma) = H exp(-exp(-(gamma - mu) / beta)): LangFlow's curve, three numbers.
+
+    They are the least-squares fit to the measured losses, found anew every time: H is linear, mu and
+    beta come from a grid that closes in on its best point, so no start can lead astray.
+    """
+
+    def __init__(
+        self,
+        gamma_min: float = -5.0,
+        gamma_max: float = 5.0,
+        *,
+        location: float = 0.0,
+        spread: float = 1.0,
+        floor: float = 0.1,
+        bins: int = 64,
+        memory: int = 500,
+    ) -> None:
+        super().__init__(gamma_min, gamma_max, floor=floor, bins=bins, memory=memory)
+        start = torch.tensor([location, spread, 1.0], dtype=torch.float64)
+        self.register_buffer("parameters_", start)
+        self.follow(gumbel(self.edges, start[0], start[1]))
+
+    def fit(self, x: Tensor, nll: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.clamp(max=30.0)  # well-known bins count alike
+        like = {"dtype": x.dtype, "device": x.device}
+        mu = torch.linspace(self.gamma_min, self.gamma_max, 25, **like)
+        log_beta = torch.linspace(math.log(0.1), math.log(10.0), 13, **like)
+        for _ in range(8):
+            grid = torch.cartesian_prod(mu, log_beta)
+            curve = gumbel(x, grid[:, :1], grid[:, 1:].exp())
+            height = (weight * nll * curve).sum(1) / (weight * curve**2).sum(1).clamp(min=1e-9)
+            best = (weight * (nll - height[:, None] * curve) ** 2).sum(1).argmin()
+            mu = grid[best, 0] + (mu[1] - mu[0]) * torch.linspace(-1, 1, 5, **like)
+            log_beta = grid[best, 1] + (log_beta[1] - log_beta[0]) * torch.linspace(-1, 1, 5, **like)
+        self.parameters_.copy_(torch.stack([grid[best, 0], grid[best, 1].exp(), height[best]]))
+        return gumbel(self.edges, *self.parameters_[:2])
+
+
+def gumbel(x: Tensor, mu: Tensor, beta: Tensor) -> Tensor:
+    """Gumbel distribution function."""
+    return torch.exp(-torch.exp(-(x - mu) / beta))
+
+
+class Warped(Adaptive):
+    """Any increasing C: isotonic regression of the measured losses."""
+
+    def fit(self, x: Tensor, nll: Tensor, weight: Tensor) -> Tensor:
+        known = isotonic(nll, weight)
+        place = torch.searchsorted(x, self.edges).clamp(1, len(x) - 1)
+        share = (self.edges - x[place - 1]) / (x[place] - x[place - 1])
+        return known[place - 1] + share.clamp(0, 1) * (known[place] - known[place - 1])
+
+
+def isotonic(values: Tensor, weight: Tensor) -> Tensor:
+    """Nearest increasing sequence `(n,)` in weighted least squares, by the max-min formula.
+
+    max over a <= i of min over b >= i of the mean of values[a .. b] (Robertson, Wright and Dykstra
+    1988, "Order restricted statistical inference", theorem 1.4.4).
+    """
+    total, mass = ((F.pad(v.cumsum(0), (1, 0))) for v in (values * weight, weight))
+    upper = torch.ones(len(values), len(values), dtype=torch.bool, device=values.device).triu()
+    means = (total[1:] - total[:-1, None]) / (mass[1:] - mass[:-1, None])
+    least = means.masked_fill(~upper, torch.inf).flip(1).cummin(1).values.flip(1)
+    return least.masked_fill(~upper, -torch.inf).max(0).values
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

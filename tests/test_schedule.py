@@ -1,0 +1,190 @@
+"""Noise schedules: end points, textbook values, and what the adaptive ones learn."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from textdiff.schedule import SCHEDULES, Curve, Gumbel, Schedule, Warped
+
+ADAPTIVE = {name: cls for name, cls in SCHEDULES.items() if not issubclass(cls, Curve)}
+STARTS = [(0.0, 1.0), (-3.0, 1.0), (3.0, 3.0), (3.0, 0.3)]
+
+
+def gumbel(mu: float, beta: float, height: float) -> Callable[[Tensor], Tensor]:
+    return lambda gamma: height * torch.exp(-torch.exp(-(gamma - mu) / beta))
+
+
+def two_steps(gamma: Tensor) -> Tensor:
+    return 2 * torch.sigmoid(4 * (gamma + 2)) + 3 * torch.sigmoid(3 * (gamma - 2))
+
+
+def train(
+    schedule: Schedule,
+    curve: Callable[[Tensor], Tensor],
+    batches: int,
+    *,
+    spread: float = 0.5,
+    outliers: float = 0.0,
+) -> None:
+    """Show losses of mean `curve(gamma)`, log-normal spread, at the schedule's own gammas."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(batches):
+        t = (torch.arange(64) + torch.rand(64, generator=generator)) / 64
+        jitter = torch.exp(spread * torch.randn(64, generator=generator) - spread**2 / 2)
+        wild = torch.rand(64, generator=generator) < outliers
+        nll = curve(schedule.gamma(t).double()) * jitter * torch.where(wild, 10.0, 1.0)
+        schedule.observe(t, nll.float())
+
+
+def assert_increasing(schedule: Schedule) -> None:
+    t = torch.linspace(0, 1, 2001)
+    gamma = schedule.gamma(t)
+    assert gamma.dtype == torch.float32 and gamma.shape == t.shape
+    assert (gamma.diff() > 0).all(), "gamma must increase strictly"
+    assert gamma[0].item() == pytest.approx(schedule.gamma_min, abs=1e-4)
+    assert gamma[-1].item() == pytest.approx(schedule.gamma_max, abs=1e-4)
+
+
+@pytest.mark.parametrize("bounds", [(-5.0, 5.0), (-9.0, 3.0), (-1.0, 8.0)])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_gamma_rises_from_end_to_end(name, bounds):
+    assert_increasing(SCHEDULES[name](*bounds))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_signal_and_noise_share_the_variance(name):
+    schedule, t = SCHEDULES[name](), torch.linspace(0, 1, 101)
+    alpha, sigma = schedule(t)
+    assert torch.allclose(alpha**2 + sigma**2, torch.ones(101), atol=1e-6)
+    assert torch.allclose((sigma**2 / alpha**2).log(), schedule.gamma(t), atol=1e-4)
+    assert (alpha.diff() < 0).all() and (sigma.diff() > 0).all()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_times_of_any_shape(name):
+    schedule = SCHEDULES[name]()
+    t = torch.rand(2, 3, 4)
+    assert torch.equal(schedule.gamma(t).flatten(), schedule.gamma(t.flatten()))
+    assert schedule.gamma(torch.tensor(0.5)).shape == ()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_swapped_end_points_are_refused(name):
+    with pytest.raises(ValueError, match="gamma_min 2"):
+        SCHEDULES[name](2.0, 1.0)
+
+
+BOOK = {  # alpha_bar by the papers' own formulas
+    "linear": lambda u: math.exp(-(0.1 * u + 9.95 * u * u)),
+    "cosine": lambda u: math.cos(math.pi * u / 2) ** 2,
+    "sqrt": lambda u: 1 - math.sqrt(u),
+}
+
+
+@pytest.mark.parametrize("u", [0.02, 0.3, 0.7])
+@pytest.mark.parametrize("name", BOOK)
+def test_textbook_values(name, u):
+    schedule = SCHEDULES[name]()
+    assert schedule.alpha_bar(torch.tensor(u).double()).item() == pytest.approx(BOOK[name](u))
+    assert schedule.inverse(BOOK[name](u)) == pytest.approx(u)
+
+
+@pytest.mark.parametrize("name", BOOK)
+def test_a_curve_is_the_book_between_its_ends(name):
+    schedule = SCHEDULES[name](-6.0, 4.0)
+    start, stop = (schedule.inverse(1 / (1 + math.exp(gamma))) for gamma in (-6.0, 4.0))
+    for t in (0.1, 0.5, 0.8):
+        alpha, _ = schedule(torch.tensor(t))
+        expected = BOOK[name](start + t * (stop - start))
+        assert alpha.item() ** 2 == pytest.approx(expected, rel=1e-5)
+
+
+def test_fixed_curves_learn_nothing():
+    schedule, t = SCHEDULES["cosine"](), torch.linspace(0, 1, 9)
+    before = schedule.gamma(t)
+    schedule.observe(t, torch.linspace(0, 5, 9))
+    assert torch.equal(schedule.gamma(t), before)
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("truth", [(0.0, 1.0, 5.0), (3.0, 1.0, 5.0), (-2.0, 0.5, 15.0), (1.0, 2.0, 1.7)])
+def test_gumbel_recovers_the_curve_from_any_start(start, truth):
+    schedule = Gumbel(location=start[0], spread=start[1])
+    train(schedule, gumbel(*truth), 300, spread=0.2)
+    mu, beta, height = schedule.parameters_.tolist()
+    assert mu == pytest.approx(truth[0], abs=0.05 * max(1, abs(truth[0])))
+    assert beta == pytest.approx(truth[1], rel=0.05)
+    assert height == pytest.approx(truth[2], rel=0.05)
+
+
+def test_gumbel_bears_outliers():
+    schedule = Gumbel()
+    train(schedule, gumbel(0.5, 0.8, 5.0), 600, outliers=0.005)
+    mu, beta, height = schedule.parameters_.tolist()
+    assert mu == pytest.approx(0.5, abs=0.15) and beta == pytest.approx(0.8, rel=0.15)
+    assert height == pytest.approx(5.0, rel=0.15)
+
+
+@pytest.mark.parametrize("bounds", [(-5.0, 5.0), (-4.0, 3.0)])
+@pytest.mark.parametrize(
+    ("schedule", "curve"),
+    [(Warped, two_steps), (Warped, gumbel(-1, 0.7, 6)), (Gumbel, gumbel(1, 0.7, 6))],
+)
+def test_time_is_uniform_in_information(schedule, curve, bounds):
+    """dt / dgamma = (1 - floor) C'(gamma) / C + floor / range, C' by the exact curve."""
+    learned = schedule(*bounds, floor=0.1)
+    train(learned, curve, 400, spread=0.1)
+    low, high = (torch.tensor(gamma).double() for gamma in bounds)
+    t = torch.linspace(0, 1, 200)
+    gamma = learned.gamma(t).double()
+    share = (curve(gamma) - curve(low)) / (curve(high) - curve(low))
+    expected = 0.9 * share + 0.1 * (gamma - low) / (high - low)
+    assert (t - expected).abs().max() < 0.02
+    edges = torch.linspace(*bounds, 17).double()
+    found = torch.histc(learned.gamma(torch.rand(100_000)), 16, *bounds).double() / 100_000
+    truth = 0.9 * curve(edges).diff() / (curve(high) - curve(low)) + 0.1 / 16
+    assert (found - truth).abs().sum() / 2 < 0.04
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_monotone_throughout_training(name):
+    """Even with few, wild, decreasing or zero losses."""
+    curves = [two_steps, lambda g: 5 - 0.5 * g, lambda g: 0 * g, lambda g: 1e4 * torch.sigmoid(50 * g)]
+    for curve, spread in itertools.product(curves, [0.0, 2.0]):
+        schedule = ADAPTIVE[name]()
+        for _ in range(12):
+            train(schedule, curve, 2, spread=spread, outliers=0.05)
+            assert_increasing(schedule)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_every_noise_level_stays_in_sight(name):
+    """At least half of the floor's share in every tenth of the range."""
+    schedule = ADAPTIVE[name]()
+    train(schedule, gumbel(0.0, 0.1, 5.0), 200)
+    share = torch.histc(schedule.gamma(torch.linspace(0, 1, 10_000)), 10, -5, 5) / 10_000
+    assert share.min() > 0.005, share
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_old_losses_are_forgotten(name):
+    schedule = ADAPTIVE[name](memory=30)
+    train(schedule, gumbel(-2.0, 0.5, 5.0), 100, spread=0.1)
+    early = schedule.gamma(torch.tensor(0.5)).item()
+    train(schedule, gumbel(2.0, 0.5, 5.0), 300, spread=0.1)
+    assert early < -1 and schedule.gamma(torch.tensor(0.5)).item() > 1
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_state_survives_saving(name):
+    schedule, restored = ADAPTIVE[name](), ADAPTIVE[name]()
+    train(schedule, two_steps, 30)
+    restored.load_state_dict(schedule.state_dict())
+    train(schedule, two_steps, 3)
+    train(restored, two_steps, 3)
+    t = torch.linspace(0, 1, 50)
+    assert torch.equal(schedule.gamma(t), restored.gamma(t))
