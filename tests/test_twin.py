@@ -142,7 +142,7 @@ def scores(model: Twin, texts: list[list[int]], sources: list[list[int]], penalt
 DECODINGS = [
     {"decoding": "greedy"},
     {"decoding": {"name": "sample", "temperature": 0.7}},
-    {"decoding": {"name": "beam", "beams": 3, "length_penalty": 0.6}},
+    {"decoding": {"name": "beam", "beams": 3, "length_penalty": 2.0}},
 ]
 
 

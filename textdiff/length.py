@@ -25,6 +25,7 @@ class Length(nn.Module):
         self.register_buffer("log_histogram", torch.zeros(max_length + 1))
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, max_length + 1))
         nn.init.zeros_(self.head[2].weight)
+        nn.init.zeros_(self.head[2].bias)
         self.fit(torch.ones(max_length + 1))
 
     def fit(self, counts: Tensor) -> None:

@@ -1,0 +1,293 @@
+"""Plants one-line bugs in a copy of the package, one at a time, and asks the tests to catch them.
+
+    python tests/mutations.py > mutations.md
+
+Prints a Markdown table of the bugs and of the first test that failed for each; the exit code is the
+number of bugs that nobody caught. Three minutes on one idle core.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Bug(NamedTuple):
+    """`right` becomes `wrong` in `file`; `tests` are the files that should notice."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: str
+
+
+BUGS = [
+    Bug(
+        "step with the wrong sigma",
+        "process/gaussian.py",
+        "x_0 + sigma_s * (",
+        "x_0 + sigma_t * (",
+        "laws",
+    ),
+    Bug(
+        "missing square in tau",
+        "process/gaussian.py",
+        "(alpha_s * sigma_t)) ** 2",
+        "(alpha_s * sigma_t))",
+        "laws",
+    ),
+    Bug("missing square root of tau", "process/gaussian.py", "fresh.sqrt() * eps", "fresh * eps", "laws"),
+    Bug(
+        "missing square root of 1 - tau",
+        "process/gaussian.py",
+        "(1 - fresh).sqrt() * z_t",
+        "(1 - fresh) * z_t",
+        "laws",
+    ),
+    Bug(
+        "alpha_t forgotten",
+        "process/gaussian.py",
+        "z_t = (x_t - alpha_t * x_0)",
+        "z_t = (x_t - x_0)",
+        "laws",
+    ),
+    Bug(
+        "s and t swapped in step",
+        "process/gaussian.py",
+        "(column(t, x_t))\n        alpha_s, sigma_s = self.schedule(column(s, x_t))",
+        "(column(s, x_t))\n        alpha_s, sigma_s = self.schedule(column(t, x_t))",
+        "laws",
+    ),
+    Bug(
+        "corruption without alpha",
+        "process/gaussian.py",
+        "return alpha * x_0 + sigma",
+        "return x_0 + sigma",
+        "laws",
+    ),
+    Bug(
+        "likelihood without alpha / sigma^2",
+        "process/embedding.py",
+        "alpha / sigma**2 * x_t",
+        "x_t",
+        "laws",
+    ),
+    Bug(
+        "likelihood with sigma for sigma^2",
+        "process/embedding.py",
+        "alpha / sigma**2",
+        "alpha / sigma",
+        "laws",
+    ),
+    Bug("likelihood blind to norms", "process/gaussian.py", "codebook.T - square", "codebook.T", "laws"),
+    Bug(
+        "score with sigma for sigma^2",
+        "process/gaussian.py",
+        "- x_t) / sigma**2",
+        "- x_t) / sigma",
+        "laws",
+    ),
+    Bug(
+        "features at the wrong variance",
+        "process/gaussian.py",
+        "codebook().square().mean()",
+        "codebook().square().sum(-1).mean()",
+        "denoiser",
+    ),
+    Bug(
+        "codebook not normalised",
+        "process/embedding.py",
+        "F.normalize(self.embedding.weight, dim=-1)",
+        "self.embedding.weight",
+        "laws denoiser",
+    ),
+    Bug(
+        "no unigram prior",
+        "process/process.py",
+        "self.log_likelihood(x_t, t) + self.log_prior",
+        "self.log_likelihood(x_t, t)",
+        "denoiser",
+    ),
+    Bug(
+        "alpha and sigma swapped",
+        "schedule.py",
+        "torch.sigmoid(-gamma)",
+        "torch.sigmoid(gamma)",
+        "schedule",
+    ),
+    Bug("cosine without the half", "schedule.py", "0.5 * math.pi * u", "math.pi * u", "schedule"),
+    Bug(
+        "mask polarity when keeping",
+        "sampler.py",
+        "torch.where(mask, new, given)",
+        "torch.where(mask, given, new)",
+        "laws",
+    ),
+    Bug(
+        "given tokens not kept between steps",
+        "sampler.py",
+        "x_t = predict.keep(x_s, predict.x_0)",
+        "x_t = x_s",
+        "laws",
+    ),
+    Bug(
+        "given tokens at the time of the others",
+        "sampler.py",
+        "return t * self.mask",
+        "return t * torch.ones_like(self.mask)",
+        "laws",
+    ),
+    Bug(
+        "self-conditioning always off",
+        "sampler.py",
+        "self.previous = self.process.reread(self.latest)",
+        "self.previous = None",
+        "laws",
+    ),
+    Bug("re-noising with the old noise", "sampler.py", "    tau = 1.0", "    tau = 0.0", "laws"),
+    Bug("DDIM with fresh noise", "sampler.py", "    tau = 0.0", "    tau = 1.0", "laws"),
+    Bug("time grid reversed", "sampler.py", "linspace(1, 0,", "linspace(0, 1,", "laws"),
+    Bug(
+        "the same noise at every step",
+        "sampler.py",
+        "self.noise = self.noise.at(step)",
+        "self.noise = self.noise.at(0)",
+        "laws",
+    ),
+    Bug(
+        "noise blind to the step",
+        "noise.py",
+        "counter=[0, 0, 0, step]",
+        "counter=[0, 0, 0, 0]",
+        "noise",
+    ),
+    Bug(
+        "noise keyed by place in the batch",
+        "noise.py",
+        "            for i in self.indices",
+        "            for i in range(len(self.indices))",
+        "noise",
+    ),
+    Bug(
+        "noise drawn at the padded length",
+        "noise.py",
+        "shape[1] if self.lengths is None else self.lengths[i]",
+        "shape[1]",
+        "noise",
+    ),
+    Bug(
+        "softmax over the wrong axis",
+        "decoder.py",
+        "self.temperature, dim=-1",
+        "self.temperature, dim=1",
+        "decoder",
+    ),
+    Bug(
+        "temperature multiplies",
+        "decoder.py",
+        "logits.float() / self",
+        "logits.float() * self",
+        "decoder",
+    ),
+    Bug("sample on the wrong side of an edge", "decoder.py", "right=True", "right=False", "decoder"),
+    Bug(
+        "top-p one token short",
+        "decoder.py",
+        "(top.cumsum(-1) - top < self.p)",
+        "(top.cumsum(-1) < self.p)",
+        "decoder",
+    ),
+    Bug(
+        "guidance with the wrong sign",
+        "denoiser.py",
+        "self.scale * (conditional - null)",
+        "self.scale * (null - conditional)",
+        "denoiser",
+    ),
+    Bug(
+        "analytic skip left out",
+        "denoiser.py",
+        "return logits + log_posterior",
+        "return logits",
+        "denoiser",
+    ),
+    Bug(
+        "dropped source still seen",
+        "denoiser.py",
+        "torch.ones_like(mask[:, :1]), mask]",
+        "torch.ones_like(mask[:, :1]), torch.ones_like(mask)]",
+        "denoiser",
+    ),
+    Bug(
+        "length left counted from the start",
+        "denoiser.py",
+        "valid.sum(1, keepdim=True) - 1 - place",
+        "place + 0 * valid.sum(1, keepdim=True)",
+        "denoiser",
+    ),
+    Bug(
+        "padding attended to",
+        "transformer.py",
+        "bias = bias_of(visible, like)",
+        "bias = bias_of(None, like)",
+        "denoiser",
+    ),
+    Bug(
+        "length quantile on the wrong side",
+        "length.py",
+        "(length >= least",
+        "(length > least",
+        "denoiser",
+    ),
+]
+
+
+def run_tests(folder: Path, files: str) -> str:
+    """The first test that fails, or an empty string."""
+    paths = [f"tests/test_{name}.py" for name in files.split()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    lines = [line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    assert result.returncode in (0, 1), result.stdout[-2000:] + result.stderr[-2000:]
+    return lines[0].split(" - ")[0].split("tests/")[-1] if lines else ""
+
+
+def plant(bug: Bug, folder: Path) -> str:
+    """Run the tests with one bug, then mend it."""
+    path = folder / "textdiff" / bug.file
+    clean = path.read_text(encoding="utf-8")
+    assert clean.count(bug.right) == 1, f"{bug.file} must hold once: {bug.right}"
+    path.write_text(clean.replace(bug.right, bug.wrong), encoding="utf-8")
+    try:
+        return run_tests(folder, bug.tests)
+    finally:
+        path.write_text(clean, encoding="utf-8")
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("textdiff", "tests"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        files = " ".join(sorted({file for bug in BUGS for file in bug.tests.split()}))
+        broken = run_tests(folder, files)
+        assert not broken, f"fails without any bug: {broken}"
+        print("| bug | file | caught by |\n|---|---|---|")
+        missed = 0
+        for bug in BUGS:
+            test = plant(bug, folder)
+            missed += not test
+            print(f"| {bug.name} | {bug.file} | {f'`{test}`' if test else '**nobody**'} |", flush=True)
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""`load`, `generate`, `pipeline` and the `textdiff` command on tiny trained models."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import run_training
+
+import textdiff
+from textdiff import api, corpus
+from textdiff.rerank import mbr
+
+# the tiny models read 48 tokens
+pytestmark = pytest.mark.filterwarnings("ignore:.*tokens are read")
+SOURCES = [report.source for report in corpus.generate("test", 7)]
+SOURCES[2] = SOURCES[2].split(".")[0]  # sources of very different lengths
+SOURCES[5] = "Rain."
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return textdiff.load(trained / "model", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def free(unconditional):
+    return textdiff.load(unconditional / "model", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def joined(prefixed):
+    return textdiff.load(prefixed / "model", device="cpu")
+
+
+def test_import_is_light():
+    """`import textdiff` loads nothing heavy, and using it loads neither Lightning nor data sets."""
+    code = (
+        "import sys, textdiff; assert 'torch' not in sys.modules; textdiff.load; "
+        "heavy = {'lightning', 'datasets', 'evaluate', 'matplotlib', 'transformers', 'sacrebleu'}; "
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names():
+    assert set(textdiff.__all__) <= set(dir(textdiff))
+    assert all(getattr(textdiff, name) is getattr(api, name) for name in textdiff.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = textdiff.nothing
+
+
+@pytest.mark.parametrize("name", ["model", "joined"])
+def test_same_seed_same_text_whatever_the_batch(name, request):
+    model = request.getfixturevalue(name)
+    made = [
+        textdiff.generate(model, SOURCES, batch_size=size, candidates=2, seed=3, return_dict=True)
+        for size in (1, 3, 64)
+    ]
+    assert made[0].ids == made[1].ids == made[2].ids
+    assert made[0].texts == made[1].texts == made[2].texts
+    assert made[0].ids != textdiff.generate(model, SOURCES, candidates=2, seed=4, return_dict=True).ids
+
+
+def test_a_text_does_not_depend_on_the_later_ones(model):
+    assert textdiff.generate(model, SOURCES)[:3] == textdiff.generate(model, SOURCES[:3])
+
+
+def test_one_text_a_source_in_order(model):
+    texts = textdiff.generate(model, SOURCES)
+    assert len(texts) == len(SOURCES) and all(isinstance(text, str) for text in texts)
+    assert textdiff.generate(model, []) == []
+
+
+def test_from_a_path(trained, model):
+    assert textdiff.generate(trained / "model", SOURCES[:1]) == textdiff.generate(model, SOURCES[:1])
+
+
+def test_candidates_are_reranked(model):
+    made = textdiff.generate(model, SOURCES[:3], candidates=4, return_dict=True)
+    assert [len(group) for group in made.candidates] == [4, 4, 4] and len(made.ids) == 12
+    assert made.texts == [group[mbr(group)] for group in made.candidates]
+    assert len({tuple(ids) for ids in made.ids[:4]}) > 1
+
+
+@pytest.mark.parametrize(("options", "nfe"), [({}, 5), ({"guidance_scale": 2.0}, 10)])
+def test_steps_count_evaluations(model, options, nfe):
+    made = textdiff.generate(model, SOURCES[:2], steps=5, return_dict=True, **options)
+    assert made.nfe == nfe and made.seconds > 0
+
+
+def test_trajectory_ends_in_the_text(model):
+    made = textdiff.generate(model, SOURCES, steps=4, trajectory=True, batch_size=2, return_dict=True)
+    assert [len(frames) for frames in made.trajectory] == [4] * len(SOURCES)
+    assert [frames[-1] for frames in made.trajectory] == made.texts
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "renoise"])
+@pytest.mark.parametrize("decoder", ["softmax", "greedy", "sample", {"name": "top_k", "k": 3}, "top_p"])
+def test_samplers_and_decoders(model, sampler, decoder):
+    options = {"sampler": sampler, "decoder": decoder, "steps": 2}
+    assert len(textdiff.generate(model, SOURCES[:2], **options)) == 2
+
+
+def test_length_is_kept(model, free):
+    assert [len(ids) for ids in textdiff.generate(model, SOURCES, length=9, return_dict=True).ids] == [
+        9
+    ] * 7
+    assert len(textdiff.generate(free, num_samples=1, length=24, return_dict=True).ids[0]) == 24
+
+
+def test_bfloat16(model):
+    assert len(textdiff.generate(model, SOURCES[:2], dtype="bfloat16")) == 2
+
+
+def test_unconditional(free):
+    texts = textdiff.generate(free, num_samples=5, seed=1)
+    assert len(texts) == 5 and len(set(texts)) > 1
+    assert texts[:3] == textdiff.generate(free, num_samples=3, seed=1, batch_size=1)
+    assert len(textdiff.generate(free)) == 1
+
+
+def test_prompt_begins_the_text(free, joined):
+    prompt = ["Rain in", "Ashbury beat", ""]
+    texts = textdiff.generate(free, prompt=prompt, length=20)
+    assert all(text.startswith(start) for text, start in zip(texts, prompt, strict=True))
+    assert textdiff.generate(joined, SOURCES[:1], prompt=["Rain"], length=9)[0].startswith("Rain")
+
+
+def test_the_prefix_is_not_part_of_the_text(joined):
+    made = textdiff.generate(joined, SOURCES, length=8, return_dict=True, trajectory=True)
+    assert [len(ids) for ids in made.ids] == [8] * len(SOURCES)
+    assert not any(made.texts[i].startswith(SOURCES[i][:8]) for i in range(len(SOURCES)))
+
+
+def test_autoregressive(tmp_path, files):
+    run_training(tmp_path, **files, model__network__system="autoregressive")
+    twin = textdiff.load(tmp_path / "model")
+    assert twin.system == "autoregressive"
+    made = [textdiff.generate(twin, SOURCES, batch_size=size) for size in (1, 64)]
+    assert made[0] == made[1]
+    assert len(textdiff.generate(twin, SOURCES[:2], decoding={"name": "beam", "beams": 2})) == 2
+
+
+def test_pipeline(model, free):
+    summarize = textdiff.pipeline("summarization", model, steps=2)
+    texts = textdiff.generate(model, SOURCES[:2], steps=2)
+    assert summarize(SOURCES[:2]) == [{"summary_text": text} for text in texts]
+    assert summarize(SOURCES[0]) == [{"summary_text": texts[0]}]
+    assert summarize(SOURCES[:2], seed=9) != summarize(SOURCES[:2])
+    write = textdiff.pipeline("text-generation", free)
+    assert write("Rain", length=9)[0]["generated_text"].startswith("Rain")
+    with pytest.raises(ValueError, match="unknown task 'translation'; choose one of: summarization"):
+        textdiff.pipeline("translation", model)
+
+
+def test_save_and_load(model, tmp_path):
+    model.save_pretrained(tmp_path / "copy")
+    again = textdiff.TextDiffusion.from_pretrained(tmp_path / "copy")
+    assert textdiff.generate(again, SOURCES) == textdiff.generate(model, SOURCES)
+    assert not again.training
+
+
+def stdin(monkeypatch, data):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_command_reads_a_file(trained, model, tmp_path, capsys):
+    file = tmp_path / "documents.txt"
+    file.write_text("\n".join(SOURCES) + "\n\n", encoding="utf-8")
+    api.main(["generate", str(trained / "model"), str(file), "--steps", "3", "--seed", "2"])
+    assert capsys.readouterr().out.split("\n")[:-1] == textdiff.generate(model, SOURCES, steps=3, seed=2)
+
+
+def test_command_reads_standard_input(trained, model, monkeypatch, capsys):
+    stdin(monkeypatch, "\ufeffRain in Ashbury\u2028and snow.\r\n".encode())
+    api.main(["generate", str(trained / "model"), "-", "--candidates", "2", "--json"])
+    made = textdiff.generate(model, ["Rain in Ashbury\u2028and snow."], candidates=2, return_dict=True)
+    line = json.loads(capsys.readouterr().out)
+    assert line == {"text": made.texts[0], "candidates": made.candidates[0]}
+
+
+def test_command_without_sources(unconditional, free, tmp_path, capsys):
+    api.main(["generate", str(unconditional / "model"), "--num_samples", "3"])
+    assert capsys.readouterr().out == "".join(f"{t}\n" for t in textdiff.generate(free, num_samples=3))
+    file = tmp_path / "prompts.txt"
+    file.write_text("Rain\n")
+    api.main(["generate", str(unconditional / "model"), str(file), "--temperature", "0.5"])
+    assert capsys.readouterr().out.startswith("Rain")

@@ -1,0 +1,286 @@
+"""What users get wrong ends in one line that says what, where and what to do; nothing is lost."""
+
+import errno
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+
+import lightning as L
+import pytest
+import torch
+from conftest import run_training
+
+import textdiff
+from textdiff import api, storage
+from textdiff.data import TextData
+
+SOURCE = "Ashbury beat Norwick 34 to 12 in the final. The final was held in Tamford."
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return textdiff.load(trained / "model", device="cpu")
+
+
+def refused(match, call, *args, **options):
+    """The call ends the program with one line that matches."""
+    with pytest.raises(SystemExit, match=match) as stop:
+        call(*args, **options)
+    message = str(stop.value)
+    assert message.startswith("textdiff: ") and "\n" not in message and len(message) < 600
+
+
+def refused_files(tmp_path, match, content, **options):
+    """Training on a file of this content (bytes) is refused."""
+    path = tmp_path / options.pop("name", "train.jsonl")
+    path.write_bytes(content)
+    refused(match, run_training, tmp_path / "run", data__train_file=path, **options)
+
+
+ROWS = b'{"source": "a b c", "target": "a"}\n' * 30
+
+
+@pytest.mark.parametrize(
+    ("match", "content"),
+    [
+        (r"train.jsonl: no known pair of columns among \['text1'\]; set text_column", b'{"text1": "a"}'),
+        ("train.jsonl.*no .*rows; give a larger file", b""),
+        (r"train.jsonl, row 31: .*'target'.* is NoneType", ROWS + b'{"source": "a", "target": null}'),
+        (r"train.jsonl, row 31: no column 'target' among \['source'\]", ROWS + b'{"source": "a"}'),
+        (
+            r"train.jsonl, line 31: .*utf-8.*; correct the file",
+            ROWS + b'{"source": "\xff", "target": "a"}',
+        ),
+        (r"train.jsonl, line 31: .*; correct the file", ROWS + b"{'source"),
+        (
+            r"rows have an empty text, first \[1, 2, 3, 4, 5\]; remove",
+            b'{"source": "", "target": "a"}\n' * 9,
+        ),
+    ],
+)
+def test_files(tmp_path, match, content):
+    refused_files(tmp_path, match, content)
+
+
+def test_other_files(tmp_path):
+    refused_files(tmp_path, "unknown extension '.docx'; use one of .jsonl", ROWS, name="train.docx")
+    refused_files(tmp_path, r"no columns \('nope', None\) among", ROWS, data__text_column="nope")
+    refused(
+        "no such file: .*none.jsonl", run_training, tmp_path, data__train_file=tmp_path / "none.jsonl"
+    )
+    refused("data: give either dataset_name or train_file", run_training, tmp_path)
+    refused(
+        "cannot load data set 'no/such'.*check the name",
+        run_training,
+        tmp_path,
+        data__dataset_name="no/such",
+    )
+
+
+@pytest.mark.parametrize(
+    ("match", "options"),
+    [
+        ("data.nope", {"data__nope": 3}),
+        ("model.network.depht", {"model__network__depht": 3}),
+        ("trainer.max_steps.*three", {"trainer__max_steps": "three"}),
+        ("'embeding'.*choose one of: embedding", {"model__network__process": "embeding"}),
+        ("scal", {"model__network__process": "{name: embedding, scal: 2}"}),
+        ("'gumble'.*choose one of: .*gumbel", {"model__network__schedule": "gumble"}),
+        ("'adam'.*choose one of: adamw, muon", {"model__optimizer": "adam"}),
+        ("'diffuse'.*diffusion, autoregressive", {"model__network__system": "diffuse"}),
+        ("'ddpm'.*ancestral, ddim, renoise", {"model__generation": "{sampler: ddpm}"}),
+        ("'topk'.*top_k", {"model__generation": "{decoder: topk}"}),
+        ("unknown option sampller; .*sampler", {"model__generation": "{sampller: ddim}"}),
+        ("steps must be at least 1, not 0", {"model__generation": "{steps: 0}"}),
+        ("width 32 must be a multiple of", {"model__network__heads": 3}),
+        ("vocab_size=100 is too small", {"data__vocab_size": 100}),
+        ("batch_size=0: give at least 1", {"data__batch_size": 0}),
+        ("max_target_length=1: give at least 2", {"data__max_target_length": 1}),
+        ("data.conditioning", {"data__conditioning": "suffix"}),
+        ("ckpt_path .*missing", {"ckpt_path": "no/such.ckpt"}),
+    ],
+)
+def test_flags(tmp_path, files, match, options):
+    """Before training: a misspelt sampler must not wait for the first validation."""
+    options = {**files, "model__validation_examples": 2, **options}
+    refused(match, run_training, tmp_path, **options)
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("match", "text"),
+    [
+        ("model.*networks", "model: {networks: {width: 32}}"),
+        ("modle", "modle: {}"),
+        ("callbacks.*EarlyStoping", "trainer: {callbacks: [{class_path: EarlyStoping}]}"),
+        ("config", "model: ["),
+    ],
+)
+def test_config_files(tmp_path, files, match, text):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    refused(match, run_training, tmp_path, "--config", str(path), **files)
+
+
+def test_unknown_config(tmp_path):
+    refused("no configuration 'x.yml'; a file, or one of: ", run_training, tmp_path, "--config", "x.yml")
+
+
+@pytest.mark.parametrize(
+    ("match", "options"),
+    [
+        ("source 1 is empty", {"sources": ["a", " "]}),
+        ("one string", {"sources": "a"}),
+        ("writes from sources", {"num_samples": 2}),
+        ("length must be at least 1, not 0", {"sources": ["a"], "length": 0}),
+        ("length 99 is beyond the model's 24 positions", {"sources": ["a"], "length": 99}),
+        ("steps must be at least 1, not 0", {"sources": ["a"], "steps": 0}),
+        ("candidates must be at least 1", {"sources": ["a"], "candidates": 0}),
+        ("batch_size must be at least 1", {"sources": ["a"], "batch_size": -1}),
+        ("num_samples must be at least 1", {"num_samples": 0}),
+        ("num_samples is for texts from nothing", {"sources": ["a"], "num_samples": 2}),
+        ("seed must be between", {"sources": ["a"], "seed": -1}),
+        ("dtype 'int8': choose one of float32", {"sources": ["a"], "dtype": "int8"}),
+        ("utility 'rouge' is unknown", {"sources": ["a"], "candidates": 2, "utility": "rouge"}),
+        ("'ddpm'.*ancestral", {"sources": ["a"], "sampler": "ddpm"}),
+        ("'topk'.*top_k", {"sources": ["a"], "decoder": "topk"}),
+        ("temperature must be above 0", {"sources": ["a"], "temperature": 0}),
+        ("unknown option step; this model takes", {"sources": ["a"], "step": 3}),
+        ("2 prompts", {"sources": ["a"], "prompt": ["a", "b"]}),
+        ("fills the whole length", {"sources": ["a"], "prompt": ["rain " * 9], "length": 5}),
+    ],
+)
+def test_requests(model, match, options):
+    with pytest.raises(ValueError, match=match) as error:
+        textdiff.generate(model, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_sources_for_a_model_without(unconditional):
+    with pytest.raises(ValueError, match="trained without sources"):
+        textdiff.generate(unconditional / "model", ["a"])
+    with pytest.raises(ValueError, match="guidance_scale needs a model with a source encoder"):
+        textdiff.generate(unconditional / "model", num_samples=1, guidance_scale=2.0)
+
+
+def test_a_very_long_source(model):
+    with pytest.warns(UserWarning, match="1 of 2 sources: only the first 48 tokens are read"):
+        texts = textdiff.generate(model, [f"{SOURCE} " + "word " * 100_000, "Rain."])
+    with pytest.warns(UserWarning):
+        assert texts == textdiff.generate(model, [SOURCE + " and more" * 50, "Rain."])
+
+
+def test_command_line(trained, tmp_path):
+    model, file = str(trained / "model"), tmp_path / "file.txt"
+    refused("No such file.*file.txt", api.main, ["generate", model, str(file)])
+    file.write_bytes(b"caf\xe9\n")
+    refused("file.txt is not UTF-8 at byte 3; convert it", api.main, ["generate", model, str(file)])
+    file.write_bytes(b"\n \n")
+    refused("file.txt holds no text", api.main, ["generate", model, str(file)])
+    refused("give a FILE with one source per line", api.main, ["generate", model])
+    refused("no model at 'no/such'", api.main, ["generate", "no/such", str(file)])
+    refused("is not a textdiff model directory: config.json", api.main, ["generate", str(tmp_path)])
+
+
+class Trap:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_model_directories(trained, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "model", folder)
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged .*; copy or save it again"):
+        textdiff.load(folder)
+    weights.write_bytes(pickle.dumps({"weight": Trap(tmp_path / "trapped")}))
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged or not a safetensors file"):
+        textdiff.load(folder)
+    torch.save({"weight": Trap(tmp_path / "trapped")}, weights)
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged or not a safetensors file"):
+        textdiff.load(folder)
+    assert not (tmp_path / "trapped").exists()
+    weights.write_bytes(whole)
+    config.write_text(config.read_text().replace('"width": 32', '"width": 64'))
+    with pytest.raises(ValueError) as error:
+        textdiff.load(folder)
+    assert "\n" not in str(error.value)
+    config.write_text('{"model_type": "bert"')
+    with pytest.raises(ValueError, match=r"config.json is not a textdiff configuration"):
+        textdiff.load(folder)
+
+
+def test_checkpoints(trained, files, tmp_path):
+    path = tmp_path / "x.ckpt"
+    whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    again = run_training, tmp_path, "--ckpt_path", str(path)
+    refused("ckpt_path .*x.ckpt: .*damaged.*; give a file of a run's checkpoints", *again, **files)
+    path.write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
+    refused("x.ckpt: .*more than plain weights", *again, **files)
+    torch.save({"position": Trap(tmp_path / "trapped")}, path)
+    refused("x.ckpt: .*more than plain weights", *again, **files)
+    refused("x.ckpt: .*more than plain weights", *again, "--weights_only", "false", **files)
+    assert not (tmp_path / "trapped").exists()
+    torch.save({"state_dict": {}}, path)
+    refused("x.ckpt: not written by textdiff", *again, **files)
+
+
+def test_loss_that_is_not_a_number(tmp_path, files):
+    match = r"the loss is (nan|inf) at step \d+: lower --model.learning_rate"
+    refused(match, run_training, tmp_path, **files, model__learning_rate=1e30, trainer__max_steps=40)
+
+
+def full(weights, path, **_):
+    """A disk that is full after some bytes."""
+    with open(path, "wb") as file:
+        file.write(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def test_full_disk_leaves_the_earlier_model(tmp_path, files, monkeypatch):
+    run_training(tmp_path, **files)
+    before = textdiff.generate(tmp_path / "model", [SOURCE])
+    monkeypatch.setattr(storage, "save_file", full)
+    refused("No space left on device.*model.safetensors", run_training, tmp_path, **files)
+    assert textdiff.generate(tmp_path / "model", [SOURCE]) == before
+
+
+class CtrlC(L.Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, files, capfd):
+    with pytest.raises(SystemExit) as stop:
+        run_training(tmp_path, callbacks=[CtrlC()], **files)
+    assert stop.value.code == 1
+    said = capfd.readouterr()
+    path = tmp_path / "checkpoints" / "interrupted.ckpt"
+    assert f"stopped at step 2; go on with the same command and\n  --ckpt_path {path}" in said.out
+    assert "stopping after this step" in said.err and "Traceback" not in said.out + said.err
+    run_training(tmp_path, "--ckpt_path", str(path), **files)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_data_module_directly():
+    with pytest.raises(ValueError, match="conditioning='sideways': choose cross or prefix"):
+        TextData(train_file="x.jsonl", conditioning="sideways")
+
+
+def test_a_process_ends_with_one_line(tmp_path):
+    """No usage, no traceback, exit code 1; and nothing was trained."""
+    command = [sys.executable, "-m", "textdiff.train", "--config", "e2e", "--data.nope", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("textdiff: ") and "--data.nope" in done.stderr

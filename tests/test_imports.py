@@ -1,0 +1,77 @@
+"""Imports go strictly downwards: a module imports only modules that stand before it in `ORDER`."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "textdiff"
+ORDER = """
+noise config corpus metrics transformer optimizer tokenizer
+files batches rerank decoder schedule process length denoiser sampler testing
+storage model twin generation data report train cli api __init__
+""".split()
+UPWARDS = {("train", "cli")}  # `python -m textdiff.train` is the command line
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path):
+    """The room of a file: textdiff/process/gaussian.py belongs to `process`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Full names of all that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names = [alias.name for alias in node.names]
+            yield from [f"textdiff.{n}" for n in names] if node.module == "textdiff" else [node.module]
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def rooms(path):
+    """The rooms of this package that a file imports, its own left out."""
+    own = [name.split(".")[1] for name in imports(path) if name.startswith("textdiff.")]
+    return {room for room in own if room != name_of(path)}
+
+
+def test_every_module_has_its_place():
+    assert {name_of(path) for path in FILES} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downwards(path):
+    name = name_of(path)
+    above = set(ORDER[ORDER.index(name) :])
+    assert not {room for room in rooms(path) & above if (name, room) not in UPWARDS}
+
+
+@pytest.mark.parametrize(
+    ("room", "allowed"),
+    [
+        ("transformer", set()),
+        ("schedule", set()),
+        ("process", {"noise", "schedule"}),
+        ("metrics", set()),
+        ("decoder", {"noise"}),
+    ],
+)
+def test_what_the_lower_rooms_may_see(room, allowed):
+    for path in FILES:
+        if name_of(path) == room:
+            assert rooms(path) <= allowed, path
+
+
+def test_lightning_stays_in_training():
+    for path in FILES:
+        if name_of(path) not in ("data", "report", "train", "cli"):
+            assert not any(name.split(".")[0] == "lightning" for name in imports(path)), path
+
+
+def test_processes_see_only_tensors():
+    known = {"torch", "numpy", "math", "abc", "collections", "typing", "dataclasses", "textdiff"}
+    for path in FILES:
+        if name_of(path) in ("process", "schedule", "transformer"):
+            assert {name.split(".")[0] for name in imports(path)} <= known, path

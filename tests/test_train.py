@@ -1,0 +1,277 @@
+"""Training: exact resume, averaging, schedules, fine-tuning, logs, several processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from math import isfinite
+
+import lightning as L
+import pytest
+import torch
+from conftest import TINY, flags, run_training
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
+
+from textdiff.optimizer import linear_decay
+
+EXACT = ("state_dict", "optimizer_states", "lr_schedulers", "position", "epoch", "global_step")
+
+
+class CtrlC(L.Callback):
+    """The user stops the run during one of its steps."""
+
+    def __init__(self, step):
+        self.batches = [step - 1]
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step in self.batches:
+            self.batches.clear()
+            signal.raise_signal(signal.SIGINT)
+
+
+class Each(L.Callback):
+    """Calls a function on the trainer after the gradients of every step."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def on_before_zero_grad(self, trainer, module, optimizer):
+        self.look(trainer, module)
+
+
+def checkpoint(folder, name="last"):
+    """A checkpoint; with nothing but plain weights and numbers in it."""
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def differences(a, b, path=""):
+    """Where two nested structures of tensors and numbers differ."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        return [found for key in a for found in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list | tuple):
+        pairs = enumerate(zip(a, b, strict=True))
+        return [found for i, pair in pairs for found in differences(*pair, f"{path}/{i}")]
+    same = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    return [] if same else [path]
+
+
+def interrupt(folder, step, **options):
+    """Train until Ctrl-C in the given step; the checkpoint that this leaves."""
+    with pytest.raises(SystemExit):
+        run_training(folder, callbacks=[CtrlC(step)], **options)
+    return folder / "checkpoints" / "interrupted.ckpt"
+
+
+# an epoch has 5 batches: the stops are within one, at its end, and at a validation
+RUNS = {
+    "muon": ({"model__optimizer": "muon"}, (2, 4, 5)),
+    "adamw, accumulated": (
+        {
+            "model__optimizer": "adamw",
+            "trainer__accumulate_grad_batches": 2,
+            "trainer__val_check_interval": 7,
+        },
+        (1, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_resume_is_exact(tmp_path, files, name):
+    options, stops = RUNS[name]
+    options = {**files, **options, "model__network__dropout": 0.1, "trainer__max_steps": 8}
+    run_training(tmp_path / "whole", **options)
+    whole = checkpoint(tmp_path / "whole")
+    assert whole["global_step"] == 8
+    for step in stops:
+        path = interrupt(tmp_path / f"{step}", step, **options)
+        assert checkpoint(tmp_path / f"{step}", "interrupted")["global_step"] == step
+        run_training(tmp_path / f"{step}", "--ckpt_path", str(path), **options)
+        again = checkpoint(tmp_path / f"{step}")
+        assert not [x for key in EXACT for x in differences(whole[key], again[key], key)], step
+
+
+def test_resume_from_the_last_validation(tmp_path, files):
+    options = {**files, "trainer__max_steps": 6, "trainer__val_check_interval": 3}
+    run_training(tmp_path / "whole", **options)
+    interrupt(tmp_path / "part", 4, **options)
+    assert checkpoint(tmp_path / "part")["global_step"] == 3
+    run_training(tmp_path / "part", "--ckpt_path", f"{tmp_path}/part/checkpoints/last.ckpt", **options)
+    whole, again = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "part")
+    assert not [x for key in EXACT for x in differences(whole[key], again[key], key)]
+    assert sorted(path.name for path in (tmp_path / "part").glob("metrics*.csv")) == [
+        "metrics-1.csv",
+        "metrics.csv",
+    ]
+
+
+def test_resume_refuses_other_settings(tmp_path, files, trained):
+    last = ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
+    with pytest.raises(SystemExit, match=r"width was 32 .* now 64; .*init_from") as error:
+        run_training(tmp_path, *last, **files, model__network__width=64)
+    assert "\n" not in str(error.value)
+    with pytest.raises(SystemExit, match="optimizer was 'muon'"):
+        run_training(tmp_path, *last, **files, model__optimizer="adamw")
+    with pytest.raises(SystemExit, match="tokenizer was"):
+        run_training(tmp_path, *last, **files, data__source_prefix="say: ", data__vocab_size=290)
+
+
+def test_average_follows_the_weights(tmp_path, files):
+    """average += (1 - decay) (weight - average) at every step, the decay rising from 2 / 11."""
+    folder = tmp_path / "checkpoints"
+    keep = ModelCheckpoint(folder, filename="s{step}", every_n_train_steps=1, save_top_k=-1)
+    run_training(tmp_path, callbacks=[keep], **files, model__ema_decay=0.25)
+    states = [checkpoint(tmp_path, f"sstep={step}")["state_dict"] for step in (1, 2, 3, 4)]
+    names = [name for name in states[0] if name.startswith("model.") and name.endswith("weight")]
+    expected = {name: states[0][name] for name in names}
+    for count, state in enumerate(states[1:], 1):
+        decay = min(0.25, (1 + count) / (10 + count))
+        for name in names:
+            expected[name] = torch.lerp(expected[name], state[name], 1 - decay)
+    for name in names:
+        average = states[-1]["average.module." + name.removeprefix("model.")]
+        assert torch.allclose(average, expected[name], atol=1e-7), name
+
+
+def test_the_average_is_saved_and_schedules_with_it(trained):
+    state, saved = checkpoint(trained)["state_dict"], load_file(trained / "model" / "model.safetensors")
+    assert saved.keys() == {name.removeprefix("model.") for name in state if name.startswith("model.")}
+    for name, value in saved.items():
+        assert torch.equal(value, state[f"average.module.{name}"]), name
+    raw = {name: state[f"model.{name}"] for name in saved}
+    assert any(not torch.equal(raw[name], saved[name]) for name in saved if name.endswith("weight"))
+    name = "denoiser.process.schedule.parameters_"
+    assert torch.equal(raw[name], saved[name])
+
+
+def test_without_averaging_the_weights_are_saved(tmp_path, files):
+    run_training(tmp_path, **files, model__ema_decay=0)
+    state, saved = checkpoint(tmp_path)["state_dict"], load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(value, state[f"model.{name}"]) for name, value in saved.items())
+
+
+def test_learning_rate_rises_and_falls():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = linear_decay(optimizer, 4, 10)
+    rates = []
+    for _ in range(10):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    rise = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]
+    assert rates == pytest.approx([a * (1 - i / 10) for i, a in enumerate(rise)])
+    assert schedule.get_last_lr()[0] == 0
+    assert linear_decay(optimizer, 4, float("inf")).lr_lambdas[0](1_000) == 1
+
+
+def test_clipping_and_accumulation(tmp_path, files):
+    norms = []
+
+    def look(trainer, module):
+        grads = [p.grad for p in module.model.parameters() if p.grad is not None]
+        if grads:
+            norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
+
+    options = {"trainer__gradient_clip_val": 0.01, "trainer__accumulate_grad_batches": 2}
+    run_training(tmp_path, callbacks=[Each(look)], **files, **options, data__max_train_examples=48)
+    assert norms and max(norms) == pytest.approx(0.01, rel=1e-3)
+    saved = checkpoint(tmp_path)
+    assert saved["global_step"] == 4 and saved["position"] == 8
+
+
+def test_early_stopping_from_a_config(tmp_path, files):
+    config = tmp_path / "stop.yaml"
+    config.write_text(
+        "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStopping, "
+        "init_args: {monitor: val_loss, patience: 1, min_delta: 100}}]}"
+    )
+    options = {"trainer__max_steps": 40, "trainer__val_check_interval": 2}
+    run_training(tmp_path, "--config", str(config), **files, **options)
+    assert checkpoint(tmp_path)["global_step"] == 4
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_logs(tmp_path, files):
+    options = {"model__validation_examples": 2, "report__examples": 2, "trainer__log_every_n_steps": 4}
+    run_training(tmp_path, **files, **options)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    levels = {f"loss_t{t}" for t in (0.1, 0.3, 0.5, 0.7, 0.9)}
+    wanted = {"loss", "length_loss", "val_loss", "val_rougeL", "val_bleu"} | levels
+    for name in wanted:
+        values = [float(row[name]) for row in rows if row.get(name)]
+        assert values and all(map(isfinite, values)), name
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+    scores = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"rouge1", "rouge2", "rougeL", "bleu", "lead1", "seconds", "train_seconds"} <= scores.keys()
+
+
+def test_fine_tuning_starts_from_the_model(tmp_path, files, trained):
+    """With a learning rate of 0 the model that comes out is the one that went in."""
+    start = trained / "model"
+    options = {"model__learning_rate": 0, "model__network__width": 64, "trainer__max_steps": 1}
+    run_training(tmp_path, **files, **options, model__init_from=start, data__vocab_size=290)
+    before, after = (load_file(f / "model.safetensors") for f in (start, tmp_path / "model"))
+    learned = [name for name in before if ".schedule." not in name]
+    assert all(torch.equal(before[name], after[name]) for name in learned)
+    for name in ("config.json", "tokenizer.json"):
+        assert (start / name).read_text() == (tmp_path / "model" / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data__text_column": "target"}, "conditioning 'cross', the data ask for 'none'"),
+        ({"data__max_target_length": 25}, "max_length is 24, the data ask for 25"),
+        ({"data__max_source_length": 49}, "max_source_length is 48, the data ask for 49"),
+        ({"model__network__system": "autoregressive"}, "holds a diffusion model"),
+        ({"model__init_from": "no/such"}, "no model at 'no/such'|no tokenizer in no/such"),
+    ],
+)
+def test_fine_tuning_refuses_what_does_not_fit(tmp_path, files, trained, change, message):
+    with pytest.raises(SystemExit, match=message) as error:
+        run_training(tmp_path, **{**files, "model__init_from": trained / "model", **change})
+    assert "\n" not in str(error.value)
+
+
+def losses(folder, *args):
+    """The loss of every step, of a training in a process of its own."""
+    options = TINY | {"trainer.max_steps": 3, "trainer.default_root_dir": folder}
+    command = [sys.executable, "-m", "textdiff.train", *flags(options), *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_two_processes_take_the_steps_of_one(tmp_path, files, share):
+    """Also where a parameter has no gradient: self-conditioning never, or not on every process."""
+    given = flags({name.replace("__", "."): value for name, value in files.items()})
+    given += ["--model.network.self_conditioning", str(share)]
+    one = losses(tmp_path / "one", *given, "--data.batch_size", "16")
+    two = losses(tmp_path / "two", *given, "--trainer.devices", "2")
+    assert len(one) == 3
+    assert two == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_the_command_line(tmp_path, files):
+    """A real signal to a real process: exit code 1, a checkpoint, and how to go on."""
+    given = flags({name.replace("__", "."): value for name, value in files.items()})
+    options = TINY | {"trainer.max_steps": 100_000, "trainer.default_root_dir": tmp_path}
+    command = [sys.executable, "-m", "textdiff.train", *flags(options), *given]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "checkpoints" / "last.ckpt").exists():  # the first validation is over
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert f"--ckpt_path {tmp_path}/checkpoints/interrupted.ckpt" in out
+    assert checkpoint(tmp_path, "interrupted")["global_step"] > 0
