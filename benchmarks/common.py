@@ -1,6 +1,7 @@
 """What the benchmarks share: training for a budget, rows of results, files, tables and plots."""
 
 import json
+import os
 import platform
 import shlex
 import statistics
@@ -58,12 +59,17 @@ def train_for(args: list[str], minutes: float, folder: Path) -> tuple[TextModel,
     A folder that already holds a finished model is used as it is.
     """
     note = folder / "budget.json"
+    asked = {"flags": args, "minutes": minutes}
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["asked"] != asked:
+        sys.exit(f"{folder} holds a model of other flags or minutes; give another --name or --runs")
     if not note.is_file():
         probe = fit(args, 60, folder.with_name(folder.name + "-probe")).median()
         steps = int(minutes * 60 / probe)
         start = time.perf_counter()
         clock = fit(args, steps, folder)
         budget = {
+            "asked": asked,
+            "load_average": os.getloadavg()[1],
             "step_seconds_probe": probe,
             "step_seconds": clock.median(),
             "steps": steps,

@@ -41,11 +41,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark/quickstart"))
     parser.add_argument("--examples", type=int, default=300)
     options = parser.parse_args()
+    result = common.header("quickstart", "textdiff/reports", "test")
     systems = {"diffusion": "embedding", "autoregressive": "autoregressive"}
     rows = [run(kind, name, options.runs, options.examples) for kind, name in systems.items()]
     lead = {"system": "lead", "metrics": {key: {"mean": rows[0]["lead1"][key]} for key in MEASURES}}
-    result = common.header("quickstart", "textdiff/reports", "test") | {"rows": [*rows, lead]}
-    print(common.write(result, "quickstart"))
+    print(common.write(result | {"rows": [*rows, lead]}, "quickstart"))
 
 
 if __name__ == "__main__":

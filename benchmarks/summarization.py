@@ -10,6 +10,7 @@ nothing is ever chosen by a reference. `--table` only prints the Markdown table 
 
 import argparse
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,9 @@ def row(
     if model is not None:
         result["parameters"] = sum(p.numel() for p in model.parameters())
     if timed:
-        result["nfe"] = timed[0].nfe
-        result["seconds_per_example"] = min(one.seconds for one in timed) / len(examples)
+        result["nfe"] = timed[0].nfe * details.get("candidates", 1)
+        seconds = statistics.median(one.seconds for one in timed)
+        result["seconds_per_example"] = seconds / len(examples)
     result["metrics"] = common.measure(texts, references, sources)
     result["examples_shown"] = texts[0][:5]
     shown = {name: round(result["metrics"][name]["mean"], 2) for name in ("rougeL", "bleu")}

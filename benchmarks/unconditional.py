@@ -72,6 +72,7 @@ def report(texts: list[str], train: list[str], judge: TextModel) -> dict[str, fl
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train diffusion, the twin and the judge; sample; measure."""
     folder = options.runs / options.name
+    result = common.header("unconditional", options.name, "test")
     keys = ("train_file", "validation_file", "test_file", "text_column")
     files = {key: getattr(options, key) for key in keys if getattr(options, key)}
     flags = ["--config", options.config, *(f"--{flag}" for flag in options.set)]
@@ -107,7 +108,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             }
         )
         print(rows[-1]["system"], how, {k: round(v["mean"], 2) for k, v in metrics.items()}, flush=True)
-    result = common.header("unconditional", options.name, "test")
     return result | {"train_minutes": options.minutes, "budget": budgets, "rows": rows}
 
 

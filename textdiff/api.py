@@ -85,7 +85,7 @@ def pipeline(
 
     def call(texts: str | Sequence[str], **options: Any) -> list[dict[str, str]]:
         inputs = {given: [texts] if isinstance(texts, str) else list(texts)}
-        return [{key: text} for text in generate(loaded, **inputs, **defaults, **options)]
+        return [{key: text} for text in generate(loaded, **inputs, **(defaults | options))]
 
     return call
 
@@ -146,7 +146,7 @@ def write(
         options[key] = read_lines(file)
     made = generate_texts(loaded, progress=sys.stderr.isatty(), **options)
     for text, candidates in zip(made.texts, made.candidates, strict=True):
-        print(dump(text, candidates) if json else text)
+        print(dump(text, candidates) if json else " ".join(text.splitlines()))
 
 
 def read_lines(file: str) -> list[str]:

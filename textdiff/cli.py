@@ -29,7 +29,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from textdiff.data import TextData
 from textdiff.report import Keep, Report
 
-SUBCOMMANDS = {"fit", "validate", "test", "predict", "-h", "--help"}
+SUBCOMMANDS = ("fit", "validate")
 HERE = Path(__file__).parent
 TRAINER = {
     "precision": "bf16-mixed",
@@ -57,6 +57,12 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Report, "report")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Those of Lightning's that this package serves."""
+        known = LightningCLI.subcommands()
+        return {name: known[name] for name in SUBCOMMANDS}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         self.config = parser.parse_args(args)
@@ -99,7 +105,7 @@ def check_checkpoint(path: str) -> None:
         ValueError: no such file, cut short, holding code, or written by another program.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         reason = None if "position" in found else "not written by textdiff"
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = f"{type(error).__name__}: missing, damaged, or more than plain weights"
@@ -133,7 +139,7 @@ def find_config(name: str) -> str:
 def complete(args: list[str]) -> list[str]:
     """Fill in the quickstart, the subcommand `fit` and the paths of named configurations."""
     args = args or ["--config", "quickstart"]
-    if args[0] not in SUBCOMMANDS:
+    if args[0] not in (*SUBCOMMANDS, "-h", "--help"):
         args = ["fit", *args]
     joined = [part for arg in args for part in split_option(arg)]
     return [
@@ -180,7 +186,7 @@ def run(args: list[str]) -> None:
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
-            parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
+            parser_kwargs=strict | dict.fromkeys(SUBCOMMANDS, strict),
         )
     except MISTAKES as error:
         sys.exit(f"textdiff: {' '.join(str(error).split())}")

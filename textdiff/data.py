@@ -97,6 +97,7 @@ class TextData(LightningDataModule):
         self.position = 0
         self.tokenizer: Tokenizer | None = None
         self._tables: dict[str, list[Pair]] = {}
+        self._texts: dict[str, list[Example]] = {}
         self._said: set[str] = set()
 
     def _say(self, message: str) -> None:
@@ -143,7 +144,8 @@ class TextData(LightningDataModule):
         if carved:
             self._say("no validation data: every 20th training row, at most 1,000, is kept for it")
             held = split == "validation"
-            numbered = ((n, row) for n, row in numbered if (n % 20 == 2 and n <= 20_000) == held)
+            known = islice(numbered, 20_000) if held else numbered  # a stream need not be read to its end
+            numbered = ((n, row) for n, row in known if (n % 20 == 2 and n <= 20_000) == held)
         return islice(numbered, self._limit(split))
 
     @cached_property
@@ -190,8 +192,11 @@ class TextData(LightningDataModule):
 
     def examples(self, split: str) -> list[Example]:
         """Examples as text, in the order of `index`; unconditional ones as the model sees them."""
-        if self.columns[0]:
-            return list(self._examples(split))
+        if split not in self._texts:
+            self._texts[split] = list(self._examples(split)) if self.columns[0] else self._pieces(split)
+        return self._texts[split]
+
+    def _pieces(self, split: str) -> list[Example]:
         texts = self.tokenizer.decode([ids for _, ids in self.table(split)])
         return [Example(None, text, [text]) for text in texts]
 

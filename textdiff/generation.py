@@ -9,8 +9,7 @@ which sees no reference.
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -104,9 +103,8 @@ def generate_texts(
     watched: list[list[str]] = [[]] * len(task)
     nfe = 0
     for some in batches(task, batch_size, progress):
-        request = make_request(model, task, some, seed, length, trajectory, options)
-        with precision(model.device, dtype):
-            written = model.write(request)
+        request = make_request(model, task, some, seed, length, options)
+        written = model.write(replace(request, watch=trajectory, dtype=DTYPES[dtype]))
         nfe = max(nfe, written.evaluations)
         frames = [model.tokenizer.decode(ids) for ids in written.trajectory]
         for place, row in enumerate(some):
@@ -212,7 +210,6 @@ def make_request(
     rows: list[int],
     seed: int,
     length: int | None,
-    watch: bool,
     options: dict[str, Any],
 ) -> Request:
     """The rows of one batch as tensors on the model's device."""
@@ -229,7 +226,6 @@ def make_request(
         hidden=torch.tensor([task.hidden[i] for i in rows]),
         quantile=quantiles(model, task, rows, seed),
         length=length,
-        watch=watch,
         options=options,
     )
 
@@ -240,10 +236,3 @@ def quantiles(model: TextModel, task: Task, rows: list[int], seed: int) -> Tenso
         return Noise(seed, rows, step=2**32).uniform((len(rows),))
     candidate = torch.tensor(rows) % task.candidates
     return (candidate + 0.5) / task.candidates
-
-
-def precision(device: torch.device, dtype: str) -> Any:
-    """bfloat16 autocast, or nothing."""
-    if dtype == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, DTYPES[dtype])

@@ -30,8 +30,7 @@ class Length(nn.Module):
 
     def fit(self, counts: Tensor) -> None:
         """Take the histogram of training lengths, `counts` from 0 up to `max_length`; 0 is barred."""
-        counts = F.pad(counts.float(), (0, len(self.log_histogram) - len(counts)))
-        log = (counts + 1e-2).log()
+        log = F.pad((counts.float() + 1e-2).log(), (0, len(self.log_histogram) - len(counts)), value=-1e4)
         self.log_histogram.copy_(log - log.logsumexp(0))
         self.log_histogram[0] = -1e4
 

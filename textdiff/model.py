@@ -21,7 +21,7 @@ from textdiff.denoiser import Denoiser, Guided
 from textdiff.length import Length
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.process import PROCESSES
-from textdiff.sampler import SAMPLERS, Predict
+from textdiff.sampler import SAMPLERS, Predict, keep, precision
 from textdiff.schedule import SCHEDULES
 from textdiff.storage import find_folder, read_config, read_weights, write_folder
 from textdiff.tokenizer import Tokenizer
@@ -56,6 +56,7 @@ class Request:
         quantile: `(B,)` place in the predicted length distribution.
         length: tokens of every text, EOS included; None = predicted.
         watch: keep the prediction of every step.
+        dtype: precision inside the network.
         options: the system's own, such as steps, sampler, decoder, guidance_scale.
     """
 
@@ -68,21 +69,23 @@ class Request:
     quantile: Tensor
     length: int | None = None
     watch: bool = False
+    dtype: torch.dtype = torch.float32
     options: dict[str, Any] = field(default_factory=dict)
 
-    def shown(self, valid: Tensor) -> Tensor:
-        """`(B, L)` True on the tokens that belong to the text."""
+    def cut(self, ids: Tensor, valid: Tensor) -> list[list[int]]:
+        """The tokens of `ids (B, L)` that belong to the texts: no padding, no hidden source."""
         place = torch.arange(valid.shape[1], device=valid.device)
-        return valid & (place >= self.hidden.to(valid.device)[:, None])
+        shown = valid & (place >= self.hidden.to(valid.device)[:, None])
+        return [row[own].tolist() for row, own in zip(ids, shown, strict=True)]
 
 
 @dataclass
 class Written:
-    """Token ids of B texts, network evaluations spent, and `(B, L)` ids of every step if watched."""
+    """Ids of B texts, network evaluations spent, and ids of B texts for every step if watched."""
 
     ids: list[list[int]]
     evaluations: int
-    trajectory: list[Tensor]
+    trajectory: list[list[list[int]]]
 
 
 class TextModel(nn.Module):
@@ -198,14 +201,14 @@ class TextDiffusion(TextModel):
         t = low_discrepancy(seed, batch["index"]).to(ids.device)
         times = torch.where(own[:, None], noise.uniform(ids.shape), t[:, None]) * mask
         x_0 = self.process.encode(ids)
-        x_t = torch.where(mask[..., None], self.process.corrupt(x_0, times, noise), x_0)
+        x_t = keep(mask, self.process.corrupt(x_0, times, noise), x_0)
         context = self.read_training(batch, coins[1])
         chosen = coins[2] < self.config.self_conditioning
         inputs = {"mask": mask, "valid": valid}
         previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
         logits = self.denoiser(x_t, times, context=context, previous=previous, **inputs)
         nll = self.process.loss(logits, ids, x_t, times)
-        log_lengths = self.length(self.pool(context, ids, batch["mask"], valid))
+        log_lengths = self.length(self.pool(context, ids, mask, valid))
         length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
         return Losses(nll, mask, t.masked_fill(own, torch.nan), length)
 
@@ -231,10 +234,10 @@ class TextDiffusion(TextModel):
         inputs: dict[str, Tensor],
         context: Context | None,
         chosen: Tensor,
-    ) -> Tensor | None:
+    ) -> Tensor:
         """A first prediction, reread `(B, L, E)`, for the `chosen` rows; zero elsewhere."""
-        if not chosen.any():
-            return None
+        if not chosen.any():  # zeros, not None: every parameter takes part in every step (DDP)
+            return self.process.table()[ids] * 0
         rows = chosen.nonzero()[:, 0]
         some = {key: value[rows] for key, value in inputs.items()}
         part = None if context is None else context.select(rows)
@@ -258,16 +261,16 @@ class TextDiffusion(TextModel):
         spec = named(options.get("decoder", "softmax"))
         decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
         guidance = options.get("guidance_scale", 1.0)
-        context = self.read(request.source, request.source_mask)
+        with precision(self.device, request.dtype):
+            context = self.read(request.source, request.source_mask)
         ids, mask, valid = self.lay_out(request, context)
         noise = Noise(request.seed, request.index, valid)
         denoiser = self.denoiser if guidance == 1 else Guided(self.denoiser, guidance)
-        trajectory: list[Tensor] = []
-        watch = trajectory.append if request.watch else None
-        predict = Predict(denoiser, decoder, ids, mask, valid, context, noise, watch)
-        out = sampler(predict)
-        rows = [row[keep].tolist() for row, keep in zip(out, request.shown(valid), strict=True)]
-        return Written(rows, predict.evaluations, trajectory)
+        frames: list[Tensor] = []
+        watch = frames.append if request.watch else None
+        predict = Predict(denoiser, decoder, ids, mask, valid, context, noise, request.dtype, watch)
+        out = request.cut(sampler(predict), valid)
+        return Written(out, predict.evaluations, [request.cut(frame, valid) for frame in frames])
 
     def lay_out(self, request: Request, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
         """Given tokens and empty places: ids, mask, valid, each `(B, L)`."""

@@ -15,14 +15,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW over the whole model; no weight decay on vectors and embeddings."""
-    return _adamw(list(model.named_parameters()), learning_rate, weight_decay)
+    return _adamw(model, list(model.parameters()), learning_rate, weight_decay)
 
 
 def _adamw(
-    named: list[tuple[str, Tensor]], learning_rate: float, weight_decay: float
+    model: nn.Module, parameters: list[Tensor], learning_rate: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    decayed = [p for name, p in named if p.dim() > 1 and "embedding" not in name]
-    plain = [p for name, p in named if not (p.dim() > 1 and "embedding" not in name)]
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    decayed = [p for p in parameters if p.dim() > 1 and id(p) not in tables]
+    plain = [p for p in parameters if p.dim() < 2 or id(p) in tables]
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},
@@ -41,14 +42,14 @@ class Muon(torch.optim.Optimizer):
         named = list(model.named_parameters())
         inner = [p for name, p in named if p.dim() == 2 and "transformer.blocks" in name]
         ids = {id(p) for p in inner}
-        rest = [(name, p) for name, p in named if id(p) not in ids]
+        rest = [p for _, p in named if id(p) not in ids]
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.Muon(
                 inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
             ),
-            _adamw(rest, learning_rate, weight_decay),
+            _adamw(model, rest, learning_rate, weight_decay),
         ]
-        super().__init__(inner + [p for _, p in rest], {})
+        super().__init__(inner + rest, {})
         # the parts' own groups, so that learning-rate schedules reach them
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 

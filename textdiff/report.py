@@ -100,8 +100,6 @@ class Keep(L.Callback):
             signal.signal(signal.SIGINT, self.before)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        if trainer.fit_loop._should_accumulate():
-            return
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             raise KeyboardInterrupt
 

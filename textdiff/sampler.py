@@ -18,6 +18,16 @@ from textdiff.noise import Noise
 from textdiff.transformer import Context
 
 
+def keep(mask: Tensor, new: Tensor, given: Tensor) -> Tensor:
+    """`new` where `mask (B, L)`, `given` elsewhere; states `(B, L, ...)` of any process."""
+    return torch.where(mask.reshape(mask.shape + (1,) * (new.dim() - 2)), new, given)
+
+
+def precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The network's own precision; all arithmetic around it stays in float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 class Predict:
     """x_t, t -> probs, for one batch of one generation.
 
@@ -27,6 +37,7 @@ class Predict:
         ids, mask, valid: `(B, L)` given tokens, True = to be generated, False = padding.
         context: the source, or None.
         noise: random streams of the batch.
+        dtype: precision inside the denoiser.
         watch: called with the argmax ids `(B, L)` of every prediction.
     """
 
@@ -39,11 +50,12 @@ class Predict:
         valid: Tensor,
         context: Context | None,
         noise: Noise,
+        dtype: torch.dtype = torch.float32,
         watch: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.denoiser, self.decoder, self.process = denoiser, decoder, denoiser.process
         self.ids, self.mask, self.valid, self.context = ids, mask, valid, context
-        self.noise, self.watch = noise, watch
+        self.noise, self.dtype, self.watch = noise, dtype, watch
         self.x_0 = self.process.encode(ids)
         self.previous: Tensor | None = None
         self.latest: Tensor | None = None
@@ -51,8 +63,7 @@ class Predict:
 
     def keep(self, new: Tensor, given: Tensor) -> Tensor:
         """`new` where text is generated, `given` elsewhere."""
-        mask = self.mask.reshape(self.mask.shape + (1,) * (new.dim() - 2))
-        return torch.where(mask, new, given)
+        return keep(self.mask, new, given)
 
     def times(self, t: Tensor) -> Tensor:
         """Time of every token, `(B, L)`: `t` where generated, 0 where given."""
@@ -60,14 +71,15 @@ class Predict:
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Decoded probabilities `(B, L, V)` at the scalar time `t`."""
-        logits = self.denoiser(
-            x_t,
-            self.times(t),
-            mask=self.mask,
-            valid=self.valid,
-            context=self.context,
-            previous=self.previous,
-        ).float()
+        with precision(x_t.device, self.dtype):
+            logits = self.denoiser(
+                x_t,
+                self.times(t),
+                mask=self.mask,
+                valid=self.valid,
+                context=self.context,
+                previous=self.previous,
+            ).float()
         given = one_hot(self.ids, logits)
         self.evaluations += self.denoiser.evaluations
         self.latest = self.keep(torch.softmax(logits, -1), given)

@@ -40,7 +40,7 @@ class Training(L.LightningModule):
         warmup_steps: steps until the peak; then linear decay to zero at the last step.
         weight_decay: on matrices only.
         ema_decay: of the averaged weights, which are evaluated and saved; 0 = no averaging.
-        init_from: model directory to fine-tune: its config, weights and tokenizer.
+        init_from: model directory to fine-tune: its config (not `network`), weights and tokenizer.
         compile: compile the network with `torch.compile`.
         validation_examples: how many texts to write at every validation.
         generation: options of writing, kept with the model: steps, sampler, decoder, guidance_scale.
@@ -68,6 +68,7 @@ class Training(L.LightningModule):
         self.ema_decay, self.init_from, self.use_compile = ema_decay, init_from, compile
         self.validation_examples, self.generation = validation_examples, generation or {}
         self.seed, self.position, self.model = seed, 0, None
+        self.pending: dict[str, Tensor] = {}
         self.register_buffer("buckets", torch.zeros(2, BUCKETS))
 
     def configure_model(self) -> None:
@@ -81,7 +82,7 @@ class Training(L.LightningModule):
         kind = SYSTEMS[self.network.system]
         if self.init_from:
             self.model = kind.from_pretrained(self.init_from).train()
-            check_fit(self.model.config, shape(self.network, data))
+            check_fit(self.model, shape(self.network, data), data)
         else:
             self.model = kind(shape(self.network, data), data.tokenizer)
             self.model.fit_data(data.token_counts(), data.length_counts())
@@ -149,6 +150,8 @@ class Training(L.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        # so that gradients that a checkpoint finds are those of a step that is not complete
+        self.zero_grad()
         # here, so that a checkpoint written right after the step holds the new average
         if self.ema_decay:
             self.average.update_parameters(self.model)
@@ -157,19 +160,30 @@ class Training(L.LightningModule):
         """What must not change when training goes on from a checkpoint."""
         vocabulary = self.model.tokenizer.backend.to_str()
         own = {"optimizer": self.optimizer, "seed": self.seed, "tokenizer": crc32(vocabulary.encode())}
+        data = self.trainer.datamodule.hparams
+        own |= {"data.seed": data.seed, "global batch": data.batch_size * self.trainer.world_size}
+        own["accumulate_grad_batches"] = self.trainer.accumulate_grad_batches
         return own | {k: v for k, v in asdict(self.model.config).items() if k != "generation"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["position"], checkpoint["settings"] = self.position, self.settings()
+        parameters = self.model.named_parameters()
+        checkpoint["pending"] = {name: p.grad for name, p in parameters if p.grad is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         before, now = checkpoint["settings"], self.settings()
-        for name in (name for name in now if now[name] != before[name]):
+        for name in (name for name in now if now[name] != before.get(name)):
             raise ValueError(
-                f"ckpt_path: {name} was {before[name]!r} when the checkpoint was written and is now "
+                f"ckpt_path: {name} was {before.get(name)!r} when the checkpoint was written and is now "
                 f"{now[name]!r}; keep the settings and the data, or fine-tune with --model.init_from"
             )
         self.position = self.trainer.datamodule.position = checkpoint["position"]
+        self.pending = checkpoint["pending"]
+
+    def on_train_start(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in self.pending:
+                parameter.grad = self.pending[name].to(parameter.device)
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         self.evaluated.eval()
@@ -220,8 +234,12 @@ def shape(network: Config, data: TextData) -> Config:
     )
 
 
-def check_fit(model: Config, wanted: Config) -> None:
-    """Fine-tuning: the data must fit the model's shape."""
+def check_fit(start: TextModel, wanted: Config, data: TextData) -> None:
+    """Fine-tuning: the data must fit the model that it starts from."""
+    model = start.config
+    if data.tokenizer.backend.to_str() != start.tokenizer.backend.to_str():
+        raise ValueError("init_from: the data have another tokenizer; leave out --data.tokenizer")
+    model.source_prefix = wanted.source_prefix
     if model.conditioning != wanted.conditioning:
         raise ValueError(
             f"init_from: the model has conditioning {model.conditioning!r}, the data ask for "

@@ -26,6 +26,7 @@ from textdiff.config import Config, build
 from textdiff.denoiser import BARRED, Encoder
 from textdiff.model import Losses, Request, TextModel, Written
 from textdiff.noise import Noise
+from textdiff.sampler import precision
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context, KeyValue, Transformer
 
@@ -42,6 +43,10 @@ class Twin(TextModel):
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(replace(config, system=self.system), tokenizer)
+        if config.conditioning == "prefix":
+            raise ValueError(
+                "conditioning 'prefix' is for diffusion; the twin reads its source by 'cross'"
+            )
         vocabulary, embedding, width = len(tokenizer), config.embedding_width, config.width
         depth = config.encoder_depth if config.conditioning == "cross" else 0
         shape = {"heads": config.heads, "dropout": config.dropout}
@@ -114,8 +119,9 @@ class Twin(TextModel):
         if any(request.prompt) or request.length:
             raise ValueError("the autoregressive baseline takes neither prompt= nor length=")
         decoding = build(DECODINGS, request.options.get("decoding", "greedy"))
-        writer = Writer(self, request)
-        return Written(decoding(writer, request), writer.evaluations, [])
+        with precision(self.device, request.dtype):
+            writer = Writer(self, request)
+            return Written(decoding(writer, request), writer.evaluations, [])
 
 
 class Writer:

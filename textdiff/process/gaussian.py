@@ -30,7 +30,7 @@ class Gaussian(Process):
 
     @property
     def feature_width(self) -> int:
-        return 2 * self.embedding.embedding_dim
+        return self.embedding.embedding_dim + self.codebook().shape[-1]
 
     @abstractmethod
     def codebook(self) -> Tensor:
@@ -94,7 +94,7 @@ class Gaussian(Process):
         return (alpha / sigma**2 * x_t) @ codebook.T - square
 
     def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
-        """Posterior mean beside the state scaled to unit variance, `(B, L, 2D)`."""
+        """Posterior mean beside the state scaled to unit variance, `(B, L, F)`."""
         alpha, sigma = self.schedule(column(t, x_t))
         variance = alpha**2 * self.codebook().square().mean() + sigma**2
         posterior = super().features(x_t, t, log_posterior)

@@ -58,8 +58,21 @@ class Process(nn.Module, ABC):
         """x_t ~ q(x_t | x_0)."""
 
     @abstractmethod
-    def step(self, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        """x_s ~ q(x_s | x_t, x_0 ~ probs)."""
+    def step(
+        self,
+        x_t: Tensor,
+        probs: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noise: Noise,
+        *,
+        tau: float | None = None,
+    ) -> Tensor:
+        """x_s ~ q(x_s | x_t, x_0 ~ probs); `tau` is the share of fresh noise, None the posterior's.
+
+        Raises:
+            ValueError: a process without such a choice was given a `tau`.
+        """
 
     @abstractmethod
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
