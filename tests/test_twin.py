@@ -323,5 +323,5 @@ def test_saving_and_loading(tmp_path):
     ids=str,
 )
 def test_wrong_options_are_named(options):
-    with pytest.raises(ValueError, match="beam|sample|greedy"):
+    with pytest.raises(ValueError, match=r"beam|sample|greedy"):
         write(make(), [[3]], **options)

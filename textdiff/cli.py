@@ -193,6 +193,6 @@ def run(args: list[str]) -> None:
 
 
 def brief(message: str, most: int = 400) -> str:
-    """One line; of a long one the beginning, which names the place, and the end, which names the cause."""
+    """One line; of a long one the beginning, which names the place, and the end, with the cause."""
     line = " ".join(message.split())
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
