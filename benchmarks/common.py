@@ -105,7 +105,7 @@ def header(benchmark: str, dataset: str, split: str) -> dict[str, Any]:
         "commit": commit.stdout.strip(),
         "date": date.today().isoformat(),
         "hardware": hardware(),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "torch": torch.__version__,
     }
 

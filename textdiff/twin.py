@@ -63,6 +63,9 @@ class Twin(TextModel):
         self.register_buffer("bar", bar)
         self.register_buffer("log_prior", torch.zeros(vocabulary))
         nn.init.normal_(self.position.weight, std=0.5)
+        # reads the last token alone at first: an equal start for all of the window gains nothing
+        nn.init.zeros_(self.read.weight[:, :-embedding])
+        nn.init.uniform_(self.read.weight[:, -embedding:], -(embedding**-0.5), embedding**-0.5)
 
     @property
     def network(self) -> nn.Module:
