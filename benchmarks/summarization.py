@@ -154,22 +154,23 @@ def plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    labels = {"nfe": "network evaluations a text", "seconds_per_example": "seconds a text"}
+    keys = [key for key in labels if any(key in one for one in result["rows"])]
+    size = {"figsize": (5.5 * len(keys), 4), "layout": "constrained"}
+    figure, panels = plt.subplots(1, len(keys), sharey=True, squeeze=False, **size)
     groups: dict[str, list[dict[str, Any]]] = {}
-    for one in result["rows"]:
-        if "nfe" in one:
-            how = one.get("sampler") or one["decoding"]
-            how += f", MBR {one['candidates']}" if one["candidates"] > 1 else ""
-            groups.setdefault(f"{one['system']} ({how})", []).append(one)
-    for label, rows in groups.items():
-        values = [one["metrics"]["rougeL"]["mean"] for one in rows]
-        for panel, key in zip(panels, ("nfe", "seconds_per_example"), strict=True):
-            panel.plot([one[key] for one in rows], values, marker="o", label=label)
-    for panel, label in zip(panels, ("network evaluations a text", "seconds a text"), strict=True):
-        panel.set(xlabel=label, xscale="log")
+    for one in (one for one in result["rows"] if "nfe" in one):
+        how = one.get("sampler") or one["decoding"]
+        how += f", MBR {one['candidates']}" if one["candidates"] > 1 else ""
+        groups.setdefault(f"{one['system']} ({how})", []).append(one)
+    for panel, key in zip(panels[0], keys, strict=True):
+        for label, rows in groups.items():
+            points = [(one[key], one["metrics"]["rougeL"]["mean"]) for one in rows]
+            panel.plot(*zip(*points, strict=True), marker="o", label=label)
+        panel.set(xlabel=labels[key], xscale="log")
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel(f"ROUGE-L, {result['dataset']} {result['split']}")
-    panels[1].legend(fontsize=8)
+    panels[0][0].set_ylabel(f"ROUGE-L, {result['dataset']} {result['split']}")
+    panels[0][-1].legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

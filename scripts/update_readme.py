@@ -38,7 +38,7 @@ def table(result: dict[str, Any], columns: tuple[str, ...]) -> str:
         cells += [cell(row["metrics"][name]) for name in columns]
         lines.append("| " + " | ".join(cells) + " |")
     origin = f"`{result['command']}`, commit {result['commit']}, {result['hardware']}, {result['date']}."
-    return "\n".join([*lines, "", origin])
+    return "\n".join([*lines, "", f"{origin} {result.get('note', '')}".strip()])
 
 
 def load(name: str) -> dict[str, Any] | None:
@@ -54,7 +54,7 @@ def summaries() -> str:
         result = load(path.stem)
         title = f"**{result['dataset']}**: {result['train_minutes']:g} minutes of training a system, "
         title += f"{result['test_examples']} test examples, one training seed."
-        plot = f"![quality against steps and seconds](benchmarks/results/{path.stem}.png)"
+        plot = f"![quality against steps](benchmarks/results/{path.stem}.png)"
         parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
     return "\n\n".join(parts) or "No figures yet."
 
