@@ -67,6 +67,10 @@ RUNS = {
         },
         (1, 4, 6),
     ),
+    "streaming": (
+        {"data__streaming": "true", "data__shuffle_buffer": 24},
+        (4,),
+    ),
 }
 
 
