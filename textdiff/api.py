@@ -18,9 +18,9 @@ import torch
 from textdiff.generation import Generation, generate_texts
 from textdiff.model import TextDiffusion, TextModel
 from textdiff.storage import find_folder, read_config
-from textdiff.twin import Twin
+from textdiff.twin import SYSTEMS
 
-SYSTEMS: dict[str, type[TextModel]] = {"diffusion": TextDiffusion, "autoregressive": Twin}
+__all__ = ["Generation", "TextDiffusion", "generate", "load", "main", "pipeline"]
 
 
 def load(source: str | Path, device: str = "auto") -> TextModel:

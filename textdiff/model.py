@@ -143,6 +143,12 @@ class TextModel(nn.Module):
         return model.eval().to(device)
 
 
+def log_unigram(counts: Tensor) -> Tensor:
+    """log p(token), `(V,)`, of `counts (V,)`; unseen tokens keep a little."""
+    smoothed = counts.float() + 0.1
+    return (smoothed / smoothed.sum()).log()
+
+
 class TextDiffusion(TextModel):
     """A text diffusion model.
 
@@ -182,8 +188,7 @@ class TextDiffusion(TextModel):
         return self.denoiser.process
 
     def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
-        counts = token_counts.float() + 0.1
-        self.process.log_prior.copy_((counts / counts.sum()).log())
+        self.process.log_prior.copy_(log_unigram(token_counts))
         self.length.fit(length_counts)
 
     def read(self, source: Tensor | None, source_mask: Tensor | None) -> Context | None:

@@ -21,11 +21,10 @@ from textdiff.config import Config, build
 from textdiff.data import Example, TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import bleu, rouge
-from textdiff.model import TextDiffusion, TextModel
+from textdiff.model import TextModel
 from textdiff.optimizer import OPTIMIZERS, linear_decay
-from textdiff.twin import Twin
+from textdiff.twin import SYSTEMS
 
-SYSTEMS: dict[str, type[TextModel]] = {"diffusion": TextDiffusion, "autoregressive": Twin}
 BUCKETS = 5
 DEFAULT = Config()
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from textdiff.config import Config, build
 from textdiff.denoiser import BARRED, Encoder
-from textdiff.model import Losses, Request, TextModel, Written
+from textdiff.model import Losses, Request, TextDiffusion, TextModel, Written, log_unigram
 from textdiff.noise import Noise
 from textdiff.sampler import precision
 from textdiff.tokenizer import Tokenizer
@@ -72,8 +72,7 @@ class Twin(TextModel):
         return self.transformer
 
     def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
-        counts = token_counts.float() + 0.1
-        self.log_prior.copy_((counts / counts.sum()).log())
+        self.log_prior.copy_(log_unigram(token_counts))
 
     def table(self) -> Tensor:
         """`(V, E)`: the embeddings, read and written, unit variance a coordinate."""
@@ -244,3 +243,4 @@ class Beam:
 
 
 DECODINGS: dict[str, type] = {"greedy": Greedy, "sample": Sample, "beam": Beam}
+SYSTEMS: dict[str, type[TextModel]] = {"diffusion": TextDiffusion, "autoregressive": Twin}
