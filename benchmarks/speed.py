@@ -2,8 +2,9 @@
 
     python benchmarks/speed.py
 
-Both train the quickstart's network on the same batches; rounds alternate, since machines drift. The
-ratio of the median step times is what Lightning, logging, averaging and data loading cost.
+Both train the quickstart's network on the same batches with its optimizer; rounds alternate, since
+machines drift. The ratio of the median step times is what Lightning, logging, averaging and data
+loading cost.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from textdiff.cli import tune_allocator
 from textdiff.config import Config
 from textdiff.data import TextData
 from textdiff.model import TextDiffusion
-from textdiff.optimizer import adamw
+from textdiff.optimizer import Muon
 from textdiff.train import shape
 
 CORPUS = {"dataset_name": "textdiff/reports", "vocab_size": 1000, "max_target_length": 32}
@@ -27,12 +28,12 @@ SHAPE = {"width": 128, "depth": 3, "heads": 4, "encoder_depth": 2}
 
 
 def plain(steps: int) -> float:
-    """Median seconds a step of the bare loop: batch, loss, backward, clip, AdamW."""
+    """Median seconds a step of the bare loop: batch, loss, backward, clip, optimizer."""
     data = TextData(**CORPUS, max_source_length=96)
     data.setup()
     torch.manual_seed(0)
     model = TextDiffusion(shape(Config(**SHAPE), data), data.tokenizer)
-    optimizer, times = adamw(model, 4e-3, 0.01), []
+    optimizer, times = Muon(model, 2e-3, 0.01), []
     for batch, _ in zip(data.train_dataloader(), range(steps), strict=False):
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
