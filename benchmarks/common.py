@@ -69,6 +69,7 @@ def train_for(args: list[str], minutes: float, folder: Path) -> tuple[TextModel,
         clock = fit(args, steps, folder)
         budget = {
             "asked": asked,
+            "commit": commit(),
             "load_average": os.getloadavg()[1],
             "step_seconds_probe": probe,
             "step_seconds": clock.median(),
@@ -93,16 +94,27 @@ def measure(runs: list[list[str]], references: list[list[str]], sources: list[st
     return metrics
 
 
+def how(row: dict[str, Any]) -> str:
+    """Sampler or decoding, and MBR, in words."""
+    spec = row.get("sampler") or row.get("decoding") or ""
+    name = spec["name"] if isinstance(spec, dict) else spec
+    name += f", stagger {row['stagger']:g}" if row.get("stagger") else ""
+    return name + (f", MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
+
+
+def commit() -> str:
+    """Of the source."""
+    told = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(told, capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
+
+
 def header(benchmark: str, dataset: str, split: str) -> dict[str, Any]:
     """Where the numbers come from."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
-    )
     return {
         "benchmark": benchmark,
         "dataset": dataset,
         "split": split,
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "date": date.today().isoformat(),
         "hardware": hardware(),
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),

@@ -16,9 +16,9 @@ from pathlib import Path
 import common
 import torch
 
-from textdiff.cli import tune_allocator
 from textdiff.config import Config
 from textdiff.data import TextData
+from textdiff.memory import tune_allocator
 from textdiff.model import TextDiffusion
 from textdiff.optimizer import Muon
 from textdiff.train import shape

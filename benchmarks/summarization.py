@@ -5,7 +5,8 @@
 
 All systems see the same data for the same time on the same machine, one after the other, and are scored
 on the whole test set in the same run. Single samples and MBR of several candidates are separate rows;
-nothing is ever chosen by a reference. `--table` only prints the Markdown table of existing results.
+nothing is ever chosen by a reference. Temperatures and the length penalty are chosen on validation,
+as many settings for either system. `scripts/update_readme.py` turns the results into tables.
 """
 
 import argparse
@@ -22,7 +23,10 @@ from textdiff.generation import generate_texts
 from textdiff.metrics import ROUGE_SCORER, bleu, lead
 from textdiff.model import TextModel
 
-COLUMNS = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2")
+SYSTEMS = ("diffusion", "autoregressive")
+PENALTIES = (0.6, 1.0, 1.4)
+TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 1.0)
+STAGGER = 3.0
 
 
 def arguments() -> argparse.Namespace:
@@ -44,8 +48,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
-    parser.add_argument("--trials", type=int, default=1, help="settings tried on validation, each system")
-    parser.add_argument("--table", action="store_true", help="print the table of existing results")
+    for system in SYSTEMS:
+        parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
     return parser.parse_args()
 
 
@@ -93,58 +97,57 @@ def write(
     return [generate_texts(model, sources, seed=seed, **common_options) for seed in range(seeds)]
 
 
+def choose(
+    model: TextModel, held: list[Any], size: int, settings: list[dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The setting with the best BLEU on held-out validation examples, and the BLEU of all."""
+    references = [example.references for example in held]
+    scores = [bleu(write(model, held, size, **one)[0].texts, references) for one in settings]
+    best = settings[max(range(len(settings)), key=scores.__getitem__)]
+    names = [json.dumps(one) for one in settings]
+    return best, dict(zip(names, scores, strict=True))
+
+
 def diffusion_rows(
-    model: TextModel, examples: list[Any], options: argparse.Namespace
+    model: TextModel, examples: list[Any], held: list[Any], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Single samples at every NFE, then MBR."""
+    """Single samples at every NFE, all tokens together or first words first; then MBR."""
     size, name = options.batch_size, model.config.process
     rows = []
-    for sampler in ("ancestral", "ddim"):
+    ways = (("ancestral", 0.0), ("ancestral", STAGGER), ("ddim", 0.0))
+    best: dict[str, Any] = {}
+    for sampler, stagger in ways:
+        how = {"sampler": sampler, "stagger": stagger}
+        grid = [how | {"temperature": t, "steps": options.mbr_nfe} for t in TEMPERATURES]
+        best[sampler, stagger], trials = choose(model, held, size, grid)
         for nfe in options.nfe:
-            made = write(model, examples, size, options.seeds, steps=nfe, sampler=sampler)
-            rows.append(row(name, made, examples, model, sampler=sampler, candidates=1))
-    mbr = {"steps": options.mbr_nfe, "candidates": options.candidates}
-    made = write(model, examples, size, options.seeds, **mbr)
-    details = {"sampler": "ancestral", "candidates": options.candidates, "utility": "rougeL"}
-    return [*rows, row(name, made, examples, model, **details)]
+            chosen = best[sampler, stagger] | {"steps": nfe}
+            made = write(model, examples, size, options.seeds, **chosen)
+            rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
+    grid = [{**best["ancestral", 0.0], "temperature": t, "candidates": 4} for t in TEMPERATURES]
+    chosen, trials = choose(model, held[:100], size, grid)
+    chosen |= {"candidates": options.candidates}
+    made = write(model, examples, size, options.seeds, **chosen)
+    details = {"utility": "rougeL", "validation_bleu": trials}
+    return [*rows, row(name, made, examples, model, **chosen, **details)]
 
 
 def twin_rows(
     model: TextModel, examples: list[Any], held: list[Any], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Greedy, beam 4 with the length penalty chosen on validation, sampling with MBR."""
+    """Greedy, beam 4, sampling with MBR."""
     size, name = options.batch_size, "autoregressive"
     rows = [row(name, write(model, examples, size), examples, model, decoding="greedy", candidates=1)]
-    penalties = {p: beam_score(model, held, size, p) for p in (0.6, 1.0, 1.4)}
-    best = max(penalties, key=penalties.get)
-    beam = {"name": "beam", "beams": 4, "length_penalty": best}
-    made = write(model, examples, size, decoding=beam)
-    details = {"decoding": "beam4", "length_penalty": best, "decoding_trials": len(penalties)}
-    rows.append(row(name, made, examples, model, candidates=1, **details))
-    made = write(model, examples, size, options.seeds, decoding="sample", candidates=options.candidates)
-    details = {"decoding": "sample", "candidates": options.candidates, "utility": "rougeL"}
-    return [*rows, row(name, made, examples, model, **details)]
-
-
-def beam_score(model: TextModel, held: list[Any], size: int, penalty: float) -> float:
-    """Validation BLEU of beam 4 at a length penalty."""
-    beam = {"name": "beam", "beams": 4, "length_penalty": penalty}
-    made = write(model, held, size, decoding=beam)[0]
-    return bleu(made.texts, [example.references for example in held])
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The table for README."""
-    lines = ["| system | how | NFE | s / text | " + " | ".join(COLUMNS) + " |"]
-    lines.append("|---|---|---:|---:|" + "---:|" * len(COLUMNS))
-    for one in result["rows"]:
-        how = one.get("sampler") or one.get("decoding") or "-"
-        how += f", MBR {one['candidates']}" if one.get("candidates", 1) > 1 else ""
-        seconds = f"{one['seconds_per_example']:.4f}" if "seconds_per_example" in one else "-"
-        cells = [f"{one['metrics'][name]['mean']:.1f}" for name in COLUMNS]
-        cells = [one["system"], how, str(one.get("nfe", "-")), seconds, *cells]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    grid = [{"decoding": {"name": "beam", "beams": 4, "length_penalty": p}} for p in PENALTIES]
+    chosen, trials = choose(model, held, size, grid)
+    made = write(model, examples, size, **chosen)
+    rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
+    sample = [{"decoding": {"name": "sample", "temperature": t}, "candidates": 4} for t in TEMPERATURES]
+    chosen, trials = choose(model, held[:100], size, sample)
+    chosen |= {"candidates": options.candidates}
+    made = write(model, examples, size, options.seeds, **chosen)
+    details = {"utility": "rougeL", "validation_bleu": trials}
+    return [*rows, row(name, made, examples, model, **chosen, **details)]
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -160,9 +163,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure, panels = plt.subplots(1, len(keys), sharey=True, squeeze=False, **size)
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in (one for one in result["rows"] if "nfe" in one):
-        how = one.get("sampler") or one["decoding"]
-        how += f", MBR {one['candidates']}" if one["candidates"] > 1 else ""
-        groups.setdefault(f"{one['system']} ({how})", []).append(one)
+        groups.setdefault(f"{one['system']} ({common.how(one)})", []).append(one)
     for panel, key in zip(panels[0], keys, strict=True):
         for label, rows in groups.items():
             points = [(one[key], one["metrics"]["rougeL"]["mean"]) for one in rows]
@@ -180,7 +181,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     folder, started = options.runs / options.name, time.perf_counter()
     result = common.header("summarization", options.name, "test")  # before the code can change
     models, budgets = {}, {}
-    for system in ("diffusion", "autoregressive"):
+    for system in SYSTEMS:
         flags = training_flags(options, system)
         models[system], budgets[system] = common.train_for(flags, options.minutes, folder / system)
     files = {key: getattr(options, key) for key in ("train_file", "validation_file", "test_file")}
@@ -191,7 +192,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = [row("lead", [[lead(source) for source in sources]], examples, None)]
     rows.append(row("copy", [sources], examples, None))
     rows += twin_rows(models["autoregressive"], examples, held, options)
-    rows += diffusion_rows(models["diffusion"], examples, options)
+    rows += diffusion_rows(models["diffusion"], examples, held, options)
     result |= {
         "train_minutes": options.minutes,
         "budget": budgets,
@@ -200,7 +201,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "dtype": "bfloat16",
         "scorer": ROUGE_SCORER,
         "training_seeds": 1,
-        "selection": {"split": "validation", "trials": options.trials},
+        "trials": {system: getattr(options, f"trials_{system}") for system in SYSTEMS},
         "wall_seconds": round(time.perf_counter() - started, 1),
         "rows": rows,
     }
@@ -208,14 +209,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run, or print the table of an earlier run."""
+    """Run, save, plot."""
     options = arguments()
-    path = common.RESULTS / f"summarization-{options.name}.json"
-    if not options.table:
-        path = common.write(run(options), path.stem)
-    result = json.loads(path.read_text(encoding="utf-8"))
-    plot(result, path.with_suffix(".png"))
-    print(markdown(result))
+    path = common.write(run(options), f"summarization-{options.name}")
+    plot(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

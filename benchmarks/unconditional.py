@@ -10,7 +10,6 @@ fluent. Perplexity alone is worthless (repetition lowers it): it stands beside t
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -111,22 +110,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result | {"train_minutes": options.minutes, "budget": budgets, "rows": rows}
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The table for README."""
-    names = list(result["rows"][0]["metrics"])
-    lines = ["| system | NFE | " + " | ".join(names) + " |", "|---|---:|" + "---:|" * len(names)]
-    for row in result["rows"]:
-        cells = [f"{row['metrics'][name]['mean']:.1f}" for name in names]
-        lines.append("| " + " | ".join([row["system"], str(row.get("nfe", "-")), *cells]) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Run and save."""
     options, start = arguments(), time.perf_counter()
     result = run(options) | {"wall_seconds": round(time.perf_counter() - start, 1)}
-    path = common.write(result, f"unconditional-{options.name}")
-    print(markdown(json.loads(path.read_text(encoding="utf-8"))))
+    print(common.write(result, f"unconditional-{options.name}"))
 
 
 if __name__ == "__main__":

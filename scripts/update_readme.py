@@ -5,20 +5,17 @@ python scripts/update_readme.py
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from common import RESULTS, how  # noqa: E402
+
 NAMES = {"fact_accuracy": "facts %", "fact_accuracy_unseen_names": "facts %, unseen names"}
 SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2")
 FACTS = ("rouge1", "rouge2", "rougeL", *NAMES)
-
-
-def how(row: dict[str, Any]) -> str:
-    """Sampler or decoding, and MBR."""
-    name = row.get("sampler") or row.get("decoding") or ""
-    return name + (f", MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
 
 
 def cell(metric: dict[str, float]) -> str:

@@ -132,17 +132,19 @@ BUGS = [
     Bug(
         "given tokens not kept between steps",
         "sampler.py",
-        "x_t = predict.keep(x_s, predict.x_0)",
+        "x_t = keep(predict.mask, x_s, predict.x_0)",
         "x_t = x_s",
         "laws",
     ),
     Bug(
         "given tokens at the time of the others",
         "sampler.py",
-        "return t * self.mask",
-        "return t * torch.ones_like(self.mask)",
+        ".clamp(0, 1) * self.mask",
+        ".clamp(0, 1) * torch.ones_like(self.mask)",
         "laws",
     ),
+    Bug("last words first", "sampler.py", "stagger * (1 - place)", "stagger * place", "laws"),
+    Bug("given tokens not settled", "sampler.py", "probs[self.known] = ", "_ = ", "laws"),
     Bug(
         "self-conditioning always off",
         "sampler.py",

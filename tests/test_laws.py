@@ -7,6 +7,7 @@ holds for real-valued states (mean, variance) and for token states (frequencies)
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -289,6 +290,36 @@ def test_given_tokens_are_never_touched(process, sampler, decoder):
 def test_times_fall_from_one_to_zero_evenly(sampler):
     times = SAMPLERS[sampler](5).times()
     assert torch.allclose(times, torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.0]))
+
+
+@pytest.mark.parametrize("stagger", [0.0, 0.5, 2.0, 20.0])
+def test_every_token_goes_from_noise_to_text_in_its_turn(stagger):
+    """Equation in `textdiff.sampler`, by hand; in the first row places 1, 4 and 7 are given."""
+    _, shown, mask, valid = given_batch()
+    denoiser = make_denoiser(make_process("embedding"))
+    inputs = (DECODERS["softmax"](), shown, mask, valid, None, noise(3, valid=valid))
+    predict = Predict(denoiser, *inputs, stagger=stagger)
+    for t in torch.linspace(0, 1, 9).tolist():
+        times = predict.times(torch.tensor(t))
+        assert times.shape == mask.shape and (times[~mask] == 0).all()
+        for row in range(len(mask)):
+            own = times[row, mask[row]]
+            place = np.linspace(0, 1, len(own))
+            expected = np.clip((1 + stagger) * t - stagger * (1 - place), 0, 1)
+            assert own.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+        if t in (0, 1):
+            assert (times[mask] == t).all()
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_step_of_no_length_changes_nothing(name):
+    """Tokens whose turn has not come, or is over, wait as they are, whatever the network says."""
+    process, ids = make_process(name), all_ids(3)
+    times = torch.tensor([0.0, 0.4, 1.0])[torch.arange(ids.numel()).view_as(ids) % 3]
+    x_t = process.corrupt(process.encode(ids), times, noise(V))
+    probs = torch.softmax(torch.randn(*ids.shape, V), -1)
+    x_s = process.step(x_t, probs, times, times, noise(V, step=1))
+    assert torch.allclose(x_s, x_t, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from textdiff.generation import Generation, generate_texts
+from textdiff.memory import tune_allocator
 from textdiff.model import TextDiffusion, TextModel
 from textdiff.storage import find_folder, read_config
 from textdiff.twin import SYSTEMS
@@ -35,6 +36,8 @@ def load(source: str | Path, device: str = "auto") -> TextModel:
     """
     folder = find_folder(source)
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if chosen == "cpu":
+        tune_allocator()
     return SYSTEMS[read_config(folder).system].from_pretrained(folder, chosen)
 
 
@@ -53,7 +56,8 @@ def generate(
         return_dict: give a `Generation` (ids, candidates, trajectory, NFE, seconds), not a list.
         options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`,
             `dtype`, `trajectory`, `progress` of `generate_texts`; `steps`, `sampler`, `decoder`,
-            `temperature`, `guidance_scale` of diffusion models; `decoding` of autoregressive ones.
+            `temperature`, `guidance_scale`, `stagger` of diffusion models; `decoding` of autoregressive
+            ones.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
@@ -120,6 +124,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")
     sub.add_argument("--temperature", type=float, help="below 1 sharpens")
     sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
+    sub.add_argument("--stagger", type=float, help="above 0 writes first words first")
     sub.add_argument("--candidates", type=int, help="draw several, give the one of least Bayes risk")
     sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
     sub.add_argument("--seed", type=int)

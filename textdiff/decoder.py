@@ -9,7 +9,6 @@ output `probs (B, L, V)`, rows sum to 1.
 from abc import ABC, abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from textdiff.noise import Noise
@@ -90,8 +89,10 @@ class TopP(Decoder):
 
 
 def one_hot(ids: Tensor, like: Tensor) -> Tensor:
-    """`(B, L, V)` with all mass on `ids (B, L)`, dtype and width of `like`."""
-    return F.one_hot(ids, like.shape[-1]).to(like.dtype)
+    """`(..., V)` with all mass on `ids (...)`, dtype and width of `like`."""
+    return torch.zeros(*ids.shape, like.shape[-1], dtype=like.dtype, device=like.device).scatter_(
+        -1, ids[..., None], 1.0
+    )
 
 
 DECODERS: dict[str, type[Decoder]] = {

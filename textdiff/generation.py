@@ -89,7 +89,8 @@ def generate_texts(
         dtype: "float32" or "bfloat16" inside the network.
         trajectory: also return the text after every step.
         progress: show a progress bar.
-        options: the model's own: steps, sampler, decoder, temperature, guidance_scale; decoding.
+        options: the model's own: steps, sampler, decoder, temperature, guidance_scale, stagger;
+            decoding.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.

@@ -158,7 +158,7 @@ class TextDiffusion(TextModel):
     """
 
     system = "diffusion"
-    options = frozenset({"steps", "sampler", "decoder", "temperature", "guidance_scale"})
+    options = frozenset({"steps", "sampler", "decoder", "temperature", "guidance_scale", "stagger"})
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
@@ -273,7 +273,8 @@ class TextDiffusion(TextModel):
         denoiser = self.denoiser if guidance == 1 else Guided(self.denoiser, guidance)
         frames: list[Tensor] = []
         watch = frames.append if request.watch else None
-        predict = Predict(denoiser, decoder, ids, mask, valid, context, noise, request.dtype, watch)
+        inputs = (ids, mask, valid, context, noise, request.dtype)
+        predict = Predict(denoiser, decoder, *inputs, options.get("stagger", 0.0), watch)
         out = request.cut(sampler(predict), valid)
         return Written(out, predict.evaluations, [request.cut(frame, valid) for frame in frames])
 

@@ -2,9 +2,19 @@
 
     x_1 ~ prior;   for t, s along 1 ... 0:  p = predict(x_t, t),  x_s = step(x_t, p);   text = argmax p
 
-`Predict` is built once per generation: it owns given positions, source, decoder, self-conditioning and
-the count of network evaluations (NFE). Given tokens stand at t = 0 throughout, so infilling, prefixes
-and partial noising are one `where`. `steps` counts evaluations: the last prediction is read, not stepped.
+`Predict` is built once per generation: it owns given positions, source, decoder, self-conditioning, the
+time of every token and the count of network evaluations (NFE). Given tokens stand at t = 0 throughout,
+so infilling, prefixes and partial noising are one `where`. `steps` counts evaluations: the last
+prediction is read, not stepped.
+
+Tokens may leave the noise together or one after another. With stagger w, the token at place r (0 first
+... 1 last) of those to be generated has at global time t its own time
+
+    t_r = clip((1 + w) t - w (1 - r), 0, 1)
+
+w = 0 is one time for all; a large w writes word after word, each with the words before it already
+clear (AR-Diffusion, Wu et al. 2023, arXiv:2305.09515, section 3.2). Every token then has its noise
+levels in 1 / (1 + w) of the steps.
 """
 
 from collections.abc import Callable
@@ -38,6 +48,8 @@ class Predict:
         context: the source, or None.
         noise: random streams of the batch.
         dtype: precision inside the denoiser.
+        stagger: how much later the last token leaves the noise than the first, in times of the
+            whole way from noise to text; 0 = all together.
         watch: called with the argmax ids `(B, L)` of every prediction.
     """
 
@@ -51,26 +63,28 @@ class Predict:
         context: Context | None,
         noise: Noise,
         dtype: torch.dtype = torch.float32,
+        stagger: float = 0.0,
         watch: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.denoiser, self.decoder, self.process = denoiser, decoder, denoiser.process
         self.ids, self.mask, self.valid, self.context = ids, mask, valid, context
         self.noise, self.dtype, self.watch = noise, dtype, watch
-        self.x_0 = self.process.encode(ids)
+        if not 0 <= stagger < float("inf"):
+            raise ValueError(f"stagger must be 0 or more, not {stagger}")
+        self.x_0, self.stagger = self.process.encode(ids), stagger
+        place = (mask.cumsum(1) - 1) / (mask.sum(1, keepdim=True) - 1).clamp(min=1)
+        self.delay = stagger * (1 - place)
+        self.known = (~mask).nonzero(as_tuple=True)
         self.previous: Tensor | None = None
         self.latest: Tensor | None = None
         self.evaluations = 0
 
-    def keep(self, new: Tensor, given: Tensor) -> Tensor:
-        """`new` where text is generated, `given` elsewhere."""
-        return keep(self.mask, new, given)
-
     def times(self, t: Tensor) -> Tensor:
-        """Time of every token, `(B, L)`: `t` where generated, 0 where given."""
-        return t * self.mask
+        """Time of every token, `(B, L)`, at the global time `t`; 0 where given."""
+        return ((1 + self.stagger) * t - self.delay).clamp(0, 1) * self.mask
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Decoded probabilities `(B, L, V)` at the scalar time `t`."""
+        """Decoded probabilities `(B, L, V)` at the global time `t`, a scalar."""
         with precision(x_t.device, self.dtype):
             logits = self.denoiser(
                 x_t,
@@ -80,10 +94,14 @@ class Predict:
                 context=self.context,
                 previous=self.previous,
             ).float()
-        given = one_hot(self.ids, logits)
         self.evaluations += self.denoiser.evaluations
-        self.latest = self.keep(torch.softmax(logits, -1), given)
-        return self.keep(self.decoder(logits, self.noise), given)
+        self.latest = self.settle(torch.softmax(logits, -1))
+        return self.settle(self.decoder(logits, self.noise))
+
+    def settle(self, probs: Tensor) -> Tensor:
+        """All mass on the given tokens, in place: `where` over the vocabulary costs a tenth of a step."""
+        probs[self.known] = one_hot(self.ids[self.known], probs)
+        return probs
 
     def advance(self, step: int) -> None:
         """End of a step: its last raw prediction conditions the next one, with fresh noise."""
@@ -118,14 +136,14 @@ class Sampler:
 
     def move(self, predict: Predict, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """x_s ~ q(x_s | x_t, x_0 ~ probs)."""
-        return predict.process.step(x_t, probs, t, s, predict.noise)
+        return predict.process.step(x_t, probs, predict.times(t), predict.times(s), predict.noise)
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         """The loop; returns the last decoded probabilities `(B, L, V)`."""
         x_t, history, times = x_1, [], self.times(x_1.device)
         for i, (t, s) in enumerate(pairwise(times[:-1])):
             x_s, history = self.step(predict, x_t, t, s, history)
-            x_t = predict.keep(x_s, predict.x_0)
+            x_t = keep(predict.mask, x_s, predict.x_0)
             predict.advance(i + 1)
         probs = predict(x_t, times[-2])
         predict.advance(self.steps)
@@ -135,8 +153,8 @@ class Sampler:
     def __call__(self, predict: Predict) -> Tensor:
         """ids `(B, L)`: the given tokens and the generated ones."""
         prior = predict.process.prior(predict.ids.shape, predict.noise)
-        probs = self.solve(predict, predict.keep(prior, predict.x_0))
-        return predict.keep(probs.argmax(-1), predict.ids)
+        probs = self.solve(predict, keep(predict.mask, prior, predict.x_0))
+        return keep(predict.mask, probs.argmax(-1), predict.ids)
 
 
 class DDIM(Sampler):
@@ -145,6 +163,7 @@ class DDIM(Sampler):
     tau = 0.0
 
     def move(self, predict: Predict, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        t, s = predict.times(t), predict.times(s)
         return predict.process.step(x_t, probs, t, s, predict.noise, tau=self.tau)
 
 

@@ -42,7 +42,7 @@ class Training(L.LightningModule):
         init_from: model directory to fine-tune: its config (not `network`), weights and tokenizer.
         compile: compile the network with `torch.compile`.
         validation_examples: how many texts to write at every validation.
-        generation: options of writing, kept with the model: steps, sampler, decoder, guidance_scale.
+        generation: options of writing, kept with the model: steps, sampler, temperature, ...
         seed: of all randomness in training.
     """
 
