@@ -15,6 +15,7 @@ from common import RESULTS, how  # noqa: E402
 
 NAMES = {"fact_accuracy": "facts %", "fact_accuracy_unseen_names": "facts %, unseen names"}
 SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2")
+FREE = ("judge_perplexity", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
 FACTS = ("rouge1", "rouge2", "rougeL", *NAMES)
 
 
@@ -56,6 +57,19 @@ def summaries() -> str:
     return "\n\n".join(parts) or "No figures yet."
 
 
+def unconditional() -> str:
+    """All results of text from nothing, with samples."""
+    parts = []
+    for path in sorted(RESULTS.glob("unconditional-*.json")):
+        result = load(path.stem)
+        title = f"**{result['dataset']}**, written from nothing: {result['train_minutes']:g} minutes of "
+        title += "training a system, one training seed."
+        samples = [f"> {text}" for row in result["rows"][-1:] for text in row["examples_shown"][:3]]
+        shown = "\n>\n".join(samples)
+        parts.append(f"{title}\n\n{table(result, FREE)}\n\nSamples of the last row:\n\n{shown}")
+    return "\n\n".join(parts)
+
+
 def replace(text: str, marker: str, content: str) -> str:
     """Put `content` between the markers."""
     pattern = rf"(<!--{marker}-->\n).*?(\n<!--/{marker}-->)"
@@ -69,7 +83,8 @@ def main() -> None:
     quickstart = load("quickstart")
     if quickstart:
         text = replace(text, "quickstart", "\n" + table(quickstart, FACTS))
-    path.write_text(replace(text, "results", summaries()), encoding="utf-8")
+    results = "\n\n".join(part for part in (summaries(), unconditional()) if part)
+    path.write_text(replace(text, "results", results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ from conftest import run_training
 
 import textdiff
 from textdiff import api, corpus
+from textdiff.generation import Generation
+from textdiff.movie import write_movie
 from textdiff.rerank import mbr
 
 # the tiny models read 48 tokens
@@ -191,3 +194,21 @@ def test_command_without_sources(unconditional, free, tmp_path, capsys):
     file.write_text("Rain\n")
     api.main(["generate", str(unconditional / "model"), str(file), "--temperature", "0.5"])
     assert capsys.readouterr().out.startswith("Rain")
+
+
+def test_command_makes_a_movie(trained, tmp_path, capsys):
+    file, page = tmp_path / "documents.txt", tmp_path / "movie.html"
+    file.write_text("\n".join(SOURCES))
+    api.main(["generate", str(trained / "model"), str(file), "--steps", "3", "--movie", str(page)])
+    held = re.search(r"const texts = (.*);", page.read_text(encoding="utf-8"))[1]
+    frames = json.loads(held)
+    assert [len(text) for text in frames] == [3] * len(SOURCES)
+    assert "<" not in held, "text must not end the script"
+    printed = capsys.readouterr().out.split("\n")[:-1]
+    assert [" ".join(text[-1].splitlines()) for text in frames] == printed
+
+
+def test_no_movie_without_steps(tmp_path):
+    made = Generation(["a"], [[5]], [["a"]], [[]], 1, 0.1)
+    with pytest.raises(ValueError, match="a movie needs a diffusion model"):
+        write_movie(made, tmp_path / "movie.html")

@@ -18,6 +18,7 @@ import torch
 from textdiff.generation import Generation, generate_texts
 from textdiff.memory import tune_allocator
 from textdiff.model import TextDiffusion, TextModel
+from textdiff.movie import write_movie
 from textdiff.storage import find_folder, read_config
 from textdiff.twin import SYSTEMS
 
@@ -132,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", help="float32 or bfloat16")
     sub.add_argument("--device", default="auto")
     sub.add_argument("--json", action="store_true", help="one JSON object a line, candidates included")
+    sub.add_argument("--movie", help="also save this HTML page, which shows the text after every step")
     return top
 
 
@@ -140,6 +142,7 @@ def write(
     file: str | None = None,
     device: str = "auto",
     json: bool = False,
+    movie: str | None = None,
     **options: Any,
 ) -> None:
     """Read texts, write texts."""
@@ -149,9 +152,12 @@ def write(
     if file is not None:
         key = "prompt" if loaded.config.conditioning == "none" else "sources"
         options[key] = read_lines(file)
-    made = generate_texts(loaded, progress=sys.stderr.isatty(), **options)
+    options |= {"progress": sys.stderr.isatty(), "trajectory": movie is not None}
+    made = generate_texts(loaded, **options)
     for text, candidates in zip(made.texts, made.candidates, strict=True):
         print(dump(text, candidates) if json else " ".join(text.splitlines()))
+    if movie is not None:
+        write_movie(made, movie)
 
 
 def read_lines(file: str) -> list[str]:
