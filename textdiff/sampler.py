@@ -13,8 +13,8 @@ Tokens may leave the noise together or one after another. With stagger w, the to
     t_r = clip((1 + w) t - w (1 - r), 0, 1)
 
 w = 0 is one time for all; a large w writes word after word, each with the words before it already
-clear, in the spirit of AR-Diffusion (Wu et al. 2023, arXiv:2305.09515), which trains for it. Every token then has its noise
-levels in 1 / (1 + w) of the steps.
+clear, in the spirit of AR-Diffusion (Wu et al. 2023, arXiv:2305.09515), which trains for it. Every
+token then has its noise levels in 1 / (1 + w) of the steps.
 """
 
 from collections.abc import Callable
