@@ -4,8 +4,9 @@
         --train_file train.jsonl --validation_file validation.jsonl --test_file test.jsonl
 
 All systems see the same data, one after the other, for as many steps as fill the minutes at the pace
-of a short probe, and are scored on the whole test set in the same run. Single samples and MBR of several candidates are separate rows;
-nothing is ever chosen by a reference. Temperatures and the length penalty are chosen on validation.
+of a short probe, and are scored on the whole test set in the same run. Single samples and MBR of
+several candidates are separate rows; nothing is ever chosen by a reference. Temperatures and the
+length penalty are chosen on validation.
 `scripts/update_readme.py` turns the results into tables.
 """
 
