@@ -21,6 +21,7 @@ from textdiff.metrics import bootstrap, rouge, summarization_report
 from textdiff.model import TextModel
 
 RESULTS = Path(__file__).parent / "results"
+STAGGER = 3.0  # fixed in advance: rows that write first words first
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 Metric = dict[str, float]
 
@@ -97,9 +98,10 @@ def measure(runs: list[list[str]], references: list[list[str]], sources: list[st
 def how(row: dict[str, Any]) -> str:
     """Sampler or decoding, and MBR, in words."""
     spec = row.get("sampler") or row.get("decoding") or ""
-    name = spec["name"] if isinstance(spec, dict) else spec
-    name += f", stagger {row['stagger']:g}" if row.get("stagger") else ""
-    return name + (f", MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
+    parts = [spec["name"] if isinstance(spec, dict) else spec]
+    parts.append(f"stagger {row['stagger']:g}" if row.get("stagger") else "")
+    parts.append(f"MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
+    return ", ".join(part for part in parts if part)
 
 
 def commit() -> str:

@@ -27,7 +27,6 @@ from textdiff.model import TextModel
 SYSTEMS = ("diffusion", "autoregressive")
 PENALTIES = (0.6, 1.0, 1.4)
 TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 1.0)
-STAGGER = 3.0
 
 
 def arguments() -> argparse.Namespace:
@@ -109,28 +108,39 @@ def choose(
     return best, dict(zip(names, scores, strict=True))
 
 
+def mbr_row(
+    name: str,
+    model: TextModel,
+    examples: list[Any],
+    held: list[Any],
+    options: argparse.Namespace,
+    settings: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """MBR with the setting that is best on validation, tried there with fewer candidates and texts."""
+    grid = [one | {"candidates": 4} for one in settings]
+    best, trials = choose(model, held[:100], options.batch_size, grid)
+    chosen = best | {"candidates": options.candidates}
+    made = write(model, examples, options.batch_size, options.seeds, **chosen)
+    return row(name, made, examples, model, **chosen, utility="rougeL", validation_bleu=trials)
+
+
 def diffusion_rows(
     model: TextModel, examples: list[Any], held: list[Any], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Single samples at every NFE, all tokens together or first words first; then MBR."""
-    size, name = options.batch_size, model.config.process
-    rows = []
-    ways = (("ancestral", 0.0), ("ancestral", STAGGER), ("ddim", 0.0))
-    best: dict[str, Any] = {}
-    for sampler, stagger in ways:
+    size, name, rows = options.batch_size, model.config.process, []
+
+    def grid(sampler: str, stagger: float) -> list[dict[str, Any]]:
         how = {"sampler": sampler, "stagger": stagger}
-        grid = [how | {"temperature": t, "steps": options.mbr_nfe} for t in TEMPERATURES]
-        best[sampler, stagger], trials = choose(model, held, size, grid)
+        return [how | {"temperature": t, "steps": options.mbr_nfe} for t in TEMPERATURES]
+
+    for way in (("ancestral", 0.0), ("ancestral", common.STAGGER), ("ddim", 0.0)):
+        best, trials = choose(model, held, size, grid(*way))
         for nfe in options.nfe:
-            chosen = best[sampler, stagger] | {"steps": nfe}
+            chosen = best | {"steps": nfe}
             made = write(model, examples, size, options.seeds, **chosen)
             rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
-    grid = [{**best["ancestral", 0.0], "temperature": t, "candidates": 4} for t in TEMPERATURES]
-    chosen, trials = choose(model, held[:100], size, grid)
-    chosen |= {"candidates": options.candidates}
-    made = write(model, examples, size, options.seeds, **chosen)
-    details = {"utility": "rougeL", "validation_bleu": trials}
-    return [*rows, row(name, made, examples, model, **chosen, **details)]
+    return [*rows, mbr_row(name, model, examples, held, options, grid("ancestral", 0.0))]
 
 
 def twin_rows(
@@ -143,12 +153,8 @@ def twin_rows(
     chosen, trials = choose(model, held, size, grid)
     made = write(model, examples, size, **chosen)
     rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
-    sample = [{"decoding": {"name": "sample", "temperature": t}, "candidates": 4} for t in TEMPERATURES]
-    chosen, trials = choose(model, held[:100], size, sample)
-    chosen |= {"candidates": options.candidates}
-    made = write(model, examples, size, options.seeds, **chosen)
-    details = {"utility": "rougeL", "validation_bleu": trials}
-    return [*rows, row(name, made, examples, model, **chosen, **details)]
+    sample = [{"decoding": {"name": "sample", "temperature": t}} for t in TEMPERATURES]
+    return [*rows, mbr_row(name, model, examples, held, options, sample)]
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

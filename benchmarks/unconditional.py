@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = [{"system": "data", "metrics": spread([report(test, train, models["judge"])])}]
     settings = [("autoregressive", {"decoding": "sample"})]
     settings += [("diffusion", {"steps": nfe}) for nfe in options.nfe]
-    settings.append(("diffusion", {"steps": options.nfe[-1], "stagger": 3.0}))
+    settings.append(("diffusion", {"steps": options.nfe[-1], "stagger": common.STAGGER}))
     for label, how in settings:
         made = [
             generate_texts(models[label], num_samples=options.samples, seed=seed, dtype="bfloat16", **how)

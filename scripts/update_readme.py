@@ -64,8 +64,7 @@ def unconditional() -> str:
         result = load(path.stem)
         title = f"**{result['dataset']}**, written from nothing: {result['train_minutes']:g} minutes of "
         title += "training a system, one training seed."
-        samples = [f"> {text}" for row in result["rows"][-1:] for text in row["examples_shown"][:3]]
-        shown = "\n>\n".join(samples)
+        shown = "\n>\n".join(f"> {text}" for text in result["rows"][-1]["examples_shown"][:3])
         parts.append(f"{title}\n\n{table(result, FREE)}\n\nSamples of the last row:\n\n{shown}")
     return "\n\n".join(parts)
 

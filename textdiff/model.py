@@ -274,7 +274,8 @@ class TextDiffusion(TextModel):
         frames: list[Tensor] = []
         watch = frames.append if request.watch else None
         inputs = (ids, mask, valid, context, noise, request.dtype)
-        predict = Predict(denoiser, decoder, *inputs, options.get("stagger", 0.0), watch)
+        stagger = options.get("stagger", 0.0)
+        predict = Predict(denoiser, decoder, *inputs, stagger=stagger, watch=watch)
         out = request.cut(sampler(predict), valid)
         return Written(out, predict.evaluations, [request.cut(frame, valid) for frame in frames])
 

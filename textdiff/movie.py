@@ -61,7 +61,7 @@ play();
 
 
 def write_movie(made: Generation, path: str | Path) -> None:
-    """Save the page; words that will still change are pale.
+    """Save the page; words that differ from those of the last step are pale.
 
     Args:
         made: texts written with `trajectory=True`; all candidates are shown.

@@ -84,11 +84,11 @@ class Predict:
         return ((1 + self.stagger) * t - self.delay).clamp(0, 1) * self.mask
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Decoded probabilities `(B, L, V)` at the global time `t`, a scalar."""
+        """Decoded probabilities `(B, L, V)` at the times `t (B, L)`."""
         with precision(x_t.device, self.dtype):
             logits = self.denoiser(
                 x_t,
-                self.times(t),
+                t,
                 mask=self.mask,
                 valid=self.valid,
                 context=self.context,
@@ -118,6 +118,8 @@ class Sampler:
         steps: network evaluations.
     """
 
+    tau: float | None = None  # share of fresh noise; None = the posterior's
+
     def __init__(self, steps: int = 32) -> None:
         if steps < 1:
             raise ValueError(f"sampler: steps must be at least 1, not {steps}")
@@ -130,17 +132,19 @@ class Sampler:
     def step(
         self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """x_t -> x_s; what a new sampler writes. `history` is its own memory between steps."""
-        probs = predict(x_t, t)
-        return self.move(predict, x_t, probs, t, s), history
+        """x_t -> x_s ~ q(x_s | x_t, x_0 ~ probs); what a new sampler writes.
 
-    def move(self, predict: Predict, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """x_s ~ q(x_s | x_t, x_0 ~ probs)."""
-        return predict.process.step(x_t, probs, predict.times(t), predict.times(s), predict.noise)
+        Args:
+            t, s: `(B, L)`, equal where a token waits for its turn.
+            history: the sampler's own memory between steps.
+        """
+        probs = predict(x_t, t)
+        return predict.process.step(x_t, probs, t, s, predict.noise, tau=self.tau), history
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         """The loop; returns the last decoded probabilities `(B, L, V)`."""
-        x_t, history, times = x_1, [], self.times(x_1.device)
+        x_t, history = x_1, []
+        times = [predict.times(t) for t in self.times(x_1.device)]
         for i, (t, s) in enumerate(pairwise(times[:-1])):
             x_s, history = self.step(predict, x_t, t, s, history)
             x_t = keep(predict.mask, x_s, predict.x_0)
@@ -161,10 +165,6 @@ class DDIM(Sampler):
     """Deterministic steps (Song et al. 2021, arXiv:2010.02502); Gaussian processes only."""
 
     tau = 0.0
-
-    def move(self, predict: Predict, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        t, s = predict.times(t), predict.times(s)
-        return predict.process.step(x_t, probs, t, s, predict.noise, tau=self.tau)
 
 
 class Renoise(DDIM):
