@@ -18,9 +18,10 @@ import torch
 
 from textdiff.config import Config
 from textdiff.data import TextData
-from textdiff.memory import tune_allocator
+from textdiff.hardware import fast_dtype, tune_allocator
 from textdiff.model import TextDiffusion
 from textdiff.optimizer import Muon
+from textdiff.sampler import precision
 from textdiff.train import shape
 
 CORPUS = {"dataset_name": "textdiff/reports", "vocab_size": 1000, "max_target_length": 32}
@@ -31,12 +32,13 @@ def plain(steps: int) -> float:
     """Median seconds a step of the bare loop: batch, loss, backward, clip, optimizer."""
     data = TextData(**CORPUS, max_source_length=96)
     data.setup()
+    cpu = torch.device("cpu")
     torch.manual_seed(0)
     model = TextDiffusion(shape(Config(**SHAPE), data), data.tokenizer)
     optimizer, times = Muon(model, 2e-3, 0.01), []
     for batch, _ in zip(data.train_dataloader(), range(steps), strict=False):
         start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision(cpu, fast_dtype(cpu)):
             losses = model.loss(batch, 0)
         loss = (losses.nll * losses.mask).sum() / losses.mask.sum() + 0.1 * losses.length.mean()
         optimizer.zero_grad()

@@ -93,7 +93,7 @@ def write(
 ) -> list[Any]:
     """Generations of several seeds."""
     sources = [example.source for example in examples]
-    common_options = {"dtype": "bfloat16", "batch_size": batch_size, **options}
+    common_options = {"dtype": "auto", "batch_size": batch_size, **options}
     return [generate_texts(model, sources, seed=seed, **common_options) for seed in range(seeds)]
 
 
@@ -205,7 +205,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "budget": budgets,
         "test_examples": len(examples),
         "batch_size": options.batch_size,
-        "dtype": "bfloat16",
         "scorer": ROUGE_SCORER,
         "training_seeds": 1,
         "trials": {system: getattr(options, f"trials_{system}") for system in SYSTEMS},

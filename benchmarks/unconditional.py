@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings.append(("diffusion", {"steps": options.nfe[-1], "stagger": common.STAGGER}))
     for label, how in settings:
         made = [
-            generate_texts(models[label], num_samples=options.samples, seed=seed, dtype="bfloat16", **how)
+            generate_texts(models[label], num_samples=options.samples, seed=seed, dtype="auto", **how)
             for seed in range(options.seeds)
         ]
         metrics = spread([report(one.texts, train, models["judge"]) for one in made])

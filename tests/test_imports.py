@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
-noise config memory corpus metrics transformer optimizer tokenizer
+noise config hardware corpus metrics transformer optimizer tokenizer
 files batches rerank decoder schedule process length denoiser sampler testing
 storage model twin generation movie data report train cli api __init__
 """.split()

@@ -50,16 +50,19 @@ def fit(model: Twin, data: dict[str, torch.Tensor], steps: int) -> Twin:
 
 @pytest.fixture(scope="module")
 def copier() -> Twin:
-    """A model that copies sources of one to nine tokens, not very surely."""
+    """A model that copies sources of one to nine tokens, not very surely.
+
+    In float64, so that every machine trains the same one.
+    """
     sources, rng = ragged(64, seed=2), random.Random(3)
     noisy = [[t if rng.random() < 0.7 else rng.randrange(2, 12) for t in s] for s in sources]
-    return fit(make(), batch([[*text, EOS] for text in noisy], sources), 60)
+    return fit(make().double(), batch([[*text, EOS] for text in noisy], sources), 60)
 
 
 @pytest.fixture(scope="module")
 def babbler() -> Twin:
     """The same without a source: texts of one to nine random tokens."""
-    return fit(make(conditioning="none"), batch([[*text, EOS] for text in ragged(64)]), 20)
+    return fit(make(conditioning="none").double(), batch([[*text, EOS] for text in ragged(64)]), 20)
 
 
 def ragged(count: int, vocabulary: int = 12, seed: int = 0) -> list[list[int]]:

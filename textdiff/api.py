@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from textdiff.generation import Generation, generate_texts
-from textdiff.memory import tune_allocator
+from textdiff.hardware import tune_allocator
 from textdiff.model import TextDiffusion, TextModel
 from textdiff.movie import write_movie
 from textdiff.storage import find_folder, read_config
@@ -57,8 +57,7 @@ def generate(
         return_dict: give a `Generation` (ids, candidates, trajectory, NFE, seconds), not a list.
         options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`,
             `dtype`, `trajectory`, `progress` of `generate_texts`; `steps`, `sampler`, `decoder`,
-            `temperature`, `guidance_scale`, `stagger` of diffusion models; `decoding` of autoregressive
-            ones.
+            `temperature`, `guidance_scale` of diffusion models; `decoding` of autoregressive ones.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
@@ -121,16 +120,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--num_samples", type=int, help="texts to write from nothing")
     sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
     sub.add_argument("--steps", type=int, help="network evaluations of a text")
-    sub.add_argument("--sampler", help="ancestral, ddim, renoise")
+    sub.add_argument("--sampler", help="confidence, ancestral, ddim, renoise")
     sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")
     sub.add_argument("--temperature", type=float, help="below 1 sharpens")
     sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
-    sub.add_argument("--stagger", type=float, help="above 0 writes first words first")
     sub.add_argument("--candidates", type=int, help="draw several, give the one of least Bayes risk")
     sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--batch_size", type=int)
-    sub.add_argument("--dtype", help="float32 or bfloat16")
+    sub.add_argument("--dtype", help="float32, bfloat16 or auto (the faster one)")
     sub.add_argument("--device", default="auto")
     sub.add_argument("--json", action="store_true", help="one JSON object a line, candidates included")
     sub.add_argument("--movie", help="also save this HTML page, which shows the text after every step")

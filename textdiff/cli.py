@@ -26,13 +26,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from textdiff.data import TextData
-from textdiff.memory import tune_allocator
+from textdiff.hardware import fast_dtype, tune_allocator
 from textdiff.report import Keep, Report
 
 SUBCOMMANDS = ("fit", "validate")
 HERE = Path(__file__).parent
 TRAINER = {
-    "precision": "bf16-mixed",
     "gradient_clip_val": 1.0,
     "max_steps": 10_000,
     "val_check_interval": 500,
@@ -72,8 +71,11 @@ class CLI(LightningCLI):
             check_checkpoint(config.ckpt_path)
 
     def before_instantiate_classes(self) -> None:
-        """Fine-tuning takes the tokenizer of the model it starts from."""
+        """Fine-tuning takes the tokenizer of the model it starts from; precision is the fast one."""
         config = self.config[self.subcommand]
+        if config.trainer.precision is None:
+            fast = fast_dtype(training_device(config.trainer.accelerator))
+            config.trainer.precision = "bf16-mixed" if fast == torch.bfloat16 else "32-true"
         start = config.model.init_from
         if start and not config.data.tokenizer:
             config.data.tokenizer = start
@@ -91,6 +93,12 @@ class CLI(LightningCLI):
         if config["enable_progress_bar"] is not False and not has_bar(callbacks):
             callbacks.append(TQDMProgressBar())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def training_device(accelerator: str) -> torch.device:
+    """What Lightning will train on."""
+    gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def has_bar(callbacks: list[L.Callback]) -> bool:

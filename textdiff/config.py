@@ -46,6 +46,7 @@ class Config:
         self_conditioning: share of examples trained on their own first prediction.
         token_noise: share of examples whose tokens each draw their own time.
         prefix_rate: share of examples with a clean prefix of random length.
+        given_rate: share of examples with any tokens given, a random number of them.
         source_dropout: share of examples trained without their source (for guidance).
         length_weight: weight of the length loss.
         label_smoothing: of the autoregressive baseline.
@@ -68,6 +69,7 @@ class Config:
     self_conditioning: float = 0.5
     token_noise: float = 0.5
     prefix_rate: float = 0.1
+    given_rate: float = 0.0
     source_dropout: float = 0.1
     length_weight: float = 0.1
     label_smoothing: float = 0.0

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from textdiff.batches import pad
+from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
 from textdiff.rerank import rerank
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
 
 
 @dataclass
@@ -86,11 +87,10 @@ def generate_texts(
         utility: similarity that the reranking uses.
         seed: same seed, same texts.
         batch_size: candidates computed at once; does not change the texts.
-        dtype: "float32" or "bfloat16" inside the network.
+        dtype: "float32" or "bfloat16" inside the network, or "auto": the faster one on this device.
         trajectory: also return the text after every step.
         progress: show a progress bar.
-        options: the model's own: steps, sampler, decoder, temperature, guidance_scale, stagger;
-            decoding.
+        options: the model's own: steps, sampler, decoder, temperature, guidance_scale; decoding.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
@@ -102,10 +102,10 @@ def generate_texts(
     task = prepare(model, sources, prompt, num_samples, candidates)
     rows: list[list[int]] = [[]] * len(task)
     watched: list[list[str]] = [[]] * len(task)
-    nfe = 0
+    nfe, precision = 0, DTYPES[dtype] or fast_dtype(model.device)
     for some in batches(task, batch_size, progress):
         request = make_request(model, task, some, seed, length, options)
-        written = model.write(replace(request, watch=trajectory, dtype=DTYPES[dtype]))
+        written = model.write(replace(request, watch=trajectory, dtype=precision))
         nfe = max(nfe, written.evaluations)
         frames = [model.tokenizer.decode(ids) for ids in written.trajectory]
         for place, row in enumerate(some):

@@ -158,7 +158,7 @@ class TextDiffusion(TextModel):
     """
 
     system = "diffusion"
-    options = frozenset({"steps", "sampler", "decoder", "temperature", "guidance_scale", "stagger"})
+    options = frozenset({"steps", "sampler", "decoder", "temperature", "guidance_scale"})
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
@@ -201,7 +201,7 @@ class TextDiffusion(TextModel):
         ids, valid = batch["ids"], batch["valid"]
         noise = Noise(seed, batch["index"].tolist(), valid)
         coins = noise.uniform((len(ids),)), noise.uniform((len(ids),)), noise.uniform((len(ids),))
-        mask = batch["mask"] & ~self.draw_prefix(batch["mask"], noise)
+        mask = self.draw_mask(batch["mask"], noise)
         own = coins[0] < self.config.token_noise
         t = low_discrepancy(seed, batch["index"]).to(ids.device)
         times = torch.where(own[:, None], noise.uniform(ids.shape), t[:, None]) * mask
@@ -217,11 +217,14 @@ class TextDiffusion(TextModel):
         length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
         return Losses(nll, mask, t.masked_fill(own, torch.nan), length)
 
-    def draw_prefix(self, mask: Tensor, noise: Noise) -> Tensor:
-        """`(B, L)` True on a clean prefix of random length in a share of the examples."""
+    def draw_mask(self, mask: Tensor, noise: Noise) -> Tensor:
+        """`mask (B, L)` without what is given: a prefix, or any tokens, in a share of the examples."""
         coin, share = noise.uniform((len(mask),)), noise.uniform((len(mask),))
-        count = (share * mask.sum(1)).long() * (coin < self.config.prefix_rate)
-        return mask & (mask.cumsum(1) <= count[:, None])
+        prefix = coin < self.config.prefix_rate
+        some = coin < self.config.prefix_rate + self.config.given_rate
+        place = torch.where(prefix[:, None], mask.cumsum(1).float(), noise.uniform(mask.shape))
+        rank = place.masked_fill(~mask, torch.inf).argsort(1).argsort(1)
+        return mask & (rank >= (share * mask.sum(1) * some).long()[:, None])
 
     def read_training(self, batch: dict[str, Tensor], coin: Tensor) -> Context | None:
         """The source, hidden in a share of the examples."""
@@ -262,8 +265,10 @@ class TextDiffusion(TextModel):
     @torch.no_grad()
     def write(self, request: Request) -> Written:
         options = request.options
-        sampler = build(SAMPLERS, options.get("sampler", "ancestral"), options.get("steps", 32))
-        spec = named(options.get("decoder", "softmax"))
+        sampler = build(SAMPLERS, options.get("sampler", "confidence"), options.get("steps", 16))
+        # the likeliest answer to a source, but any text from nothing
+        usual = "sample" if self.config.conditioning == "none" else "softmax"
+        spec = named(options.get("decoder", usual))
         decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
         guidance = options.get("guidance_scale", 1.0)
         with precision(self.device, request.dtype):
@@ -274,8 +279,7 @@ class TextDiffusion(TextModel):
         frames: list[Tensor] = []
         watch = frames.append if request.watch else None
         inputs = (ids, mask, valid, context, noise, request.dtype)
-        stagger = options.get("stagger", 0.0)
-        predict = Predict(denoiser, decoder, *inputs, stagger=stagger, watch=watch)
+        predict = Predict(denoiser, decoder, *inputs, watch=watch)
         out = request.cut(sampler(predict), valid)
         return Written(out, predict.evaluations, [request.cut(frame, valid) for frame in frames])
 

@@ -3,14 +3,23 @@
 `AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101), fused. `Muon` (Jordan et al. 2024; scaled to
 AdamW's update size as in Liu et al. 2025, arXiv:2502.16982) for the matrices inside the transformers,
 AdamW for embeddings, the projections to and from them, and everything with fewer dimensions.
+
+`torch.optim.Muon` works on one matrix at a time and always in bfloat16, which costs four times the rest
+of the training step on a processor without bfloat16 arithmetic. `Orthogonal` is the same update for all
+matrices of a shape at once, in the faster precision.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+
+from textdiff.hardware import fast_dtype
+
+QUINTIC = 3.4445, -4.7750, 2.0315  # steepest at zero (Jordan et al. 2024)
 
 
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -35,6 +44,56 @@ def _adamw(
     return optimizer
 
 
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """U V^T, roughly, of `matrices (N, M, K)` = U S V^T: singular values land between 0.7 and 1.2.
+
+    Newton-Schulz iteration X <- a X + (b X X^T + c (X X^T)^2) X from X = matrix / Frobenius norm.
+    """
+    a, b, c = QUINTIC
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(fast_dtype(x.device))
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Orthogonal(torch.optim.Optimizer):
+    """Nesterov momentum whose step on every matrix is orthogonal and of root mean square 0.2."""
+
+    def __init__(
+        self, parameters: list[Tensor], lr: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of all parameters that have a gradient."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike[parameter.shape].append(parameter)
+            for parameters in alike.values():
+                self.update(parameters, group)
+        return loss
+
+    def update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """One step of parameters of one shape."""
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters]
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        updates = orthogonalise(torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"])))
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        size = 0.2 * max(parameters[0].shape) ** 0.5
+        torch._foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * size)
+
+
 class Muon(torch.optim.Optimizer):
     """Muon on the transformers' matrices, AdamW on the rest, as one optimizer."""
 
@@ -44,9 +103,7 @@ class Muon(torch.optim.Optimizer):
         ids = {id(p) for p in inner}
         rest = [p for _, p in named if id(p) not in ids]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
+            Orthogonal(inner, learning_rate, weight_decay),
             _adamw(model, rest, learning_rate, weight_decay),
         ]
         super().__init__(inner + rest, {})

@@ -46,7 +46,10 @@ class Report(L.Callback):
         self.started = time.perf_counter()
         if trainer.is_global_zero:
             size = sum(p.numel() for p in module.model.parameters()) / 1e6
-            print(f"{size:.2f}M parameters; results go to {trainer.default_root_dir}")
+            print(
+                f"{size:.2f}M parameters, precision {trainer.precision}; "
+                f"results go to {trainer.default_root_dir}"
+            )
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step % 10 == 0:
@@ -137,7 +140,7 @@ def evaluate(model: TextModel, data: TextData, count: int, show: int) -> dict[st
     """Scores on held-out examples, printed beside LEAD-1; on the built-in corpus facts as well."""
     split = "test" if data.has_split("test") else "validation"
     examples = data.examples(split)[:count]
-    options = {"dtype": "bfloat16", "progress": True}
+    options = {"dtype": "auto", "progress": True}
     if examples[0].source is None:
         made = generate_texts(model, num_samples=min(count, 16), **options)
         print("\nsamples\n" + "\n".join(f"  {text}" for text in made.texts[:show]))

@@ -7,14 +7,8 @@ time of every token and the count of network evaluations (NFE). Given tokens sta
 so infilling, prefixes and partial noising are one `where`. `steps` counts evaluations: the last
 prediction is read, not stepped.
 
-Tokens may leave the noise together or one after another. With stagger w, the token at place r (0 first
-... 1 last) of those to be generated has at global time t its own time
-
-    t_r = clip((1 + w) t - w (1 - r), 0, 1)
-
-w = 0 is one time for all; a large w writes word after word, each with the words before it already
-clear, in the spirit of AR-Diffusion (Wu et al. 2023, arXiv:2305.09515), which trains for it. Every
-token then has its noise levels in 1 / (1 + w) of the steps.
+Tokens leave the noise together (`Sampler` and those that change its one step), or one after another
+(`Confidence`): a token that is settled is given from then on.
 """
 
 from collections.abc import Callable
@@ -48,8 +42,6 @@ class Predict:
         context: the source, or None.
         noise: random streams of the batch.
         dtype: precision inside the denoiser.
-        stagger: how much later the last token leaves the noise than the first, in times of the
-            whole way from noise to text; 0 = all together.
         watch: called with the argmax ids `(B, L)` of every prediction.
     """
 
@@ -63,17 +55,12 @@ class Predict:
         context: Context | None,
         noise: Noise,
         dtype: torch.dtype = torch.float32,
-        stagger: float = 0.0,
         watch: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.denoiser, self.decoder, self.process = denoiser, decoder, denoiser.process
         self.ids, self.mask, self.valid, self.context = ids, mask, valid, context
         self.noise, self.dtype, self.watch = noise, dtype, watch
-        if not 0 <= stagger < float("inf"):
-            raise ValueError(f"stagger must be 0 or more, not {stagger}")
-        self.x_0, self.stagger = self.process.encode(ids), stagger
-        place = (mask.cumsum(1) - 1) / (mask.sum(1, keepdim=True) - 1).clamp(min=1)
-        self.delay = stagger * (1 - place)
+        self.x_0 = self.process.encode(ids)
         self.known = (~mask).nonzero(as_tuple=True)
         self.previous: Tensor | None = None
         self.latest: Tensor | None = None
@@ -81,7 +68,7 @@ class Predict:
 
     def times(self, t: Tensor) -> Tensor:
         """Time of every token, `(B, L)`, at the global time `t`; 0 where given."""
-        return ((1 + self.stagger) * t - self.delay).clamp(0, 1) * self.mask
+        return t * self.mask
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Decoded probabilities `(B, L, V)` at the times `t (B, L)`."""
@@ -102,6 +89,14 @@ class Predict:
         """All mass on the given tokens, in place: `where` over the vocabulary costs a tenth of a step."""
         probs[self.known] = one_hot(self.ids[self.known], probs)
         return probs
+
+    def give(self, chosen: Tensor, ids: Tensor) -> None:
+        """From now on the tokens `chosen (B, L)` are given as in `ids (B, L)`."""
+        self.ids = torch.where(chosen, ids, self.ids)
+        self.mask = self.mask & ~chosen
+        self.x_0 = self.process.encode(self.ids)
+        self.known = (~self.mask).nonzero(as_tuple=True)
+        self.settle(self.latest)
 
     def advance(self, step: int) -> None:
         """End of a step: its last raw prediction conditions the next one, with fresh noise."""
@@ -135,7 +130,7 @@ class Sampler:
         """x_t -> x_s ~ q(x_s | x_t, x_0 ~ probs); what a new sampler writes.
 
         Args:
-            t, s: `(B, L)`, equal where a token waits for its turn.
+            t, s: `(B, L)`, 0 where given.
             history: the sampler's own memory between steps.
         """
         probs = predict(x_t, t)
@@ -173,4 +168,35 @@ class Renoise(DDIM):
     tau = 1.0
 
 
-SAMPLERS: dict[str, type[Sampler]] = {"ancestral": Sampler, "ddim": DDIM, "renoise": Renoise}
+class Confidence(Sampler):
+    """Tokens leave the noise one after another, the surest first.
+
+    Every token is pure noise (t = 1) or given (t = 0). Of n tokens n (1 - i / steps) are given after
+    step i: those whose prediction was surest, as the decoder reads it. Time per token makes any process
+    a masked one: the order is that of Mask-Predict (Ghazvininejad et al. 2019, arXiv:1904.09324) and
+    MaskGIT (Chang et al. 2022, arXiv:2202.04200), who never mask again.
+
+    With the decoder `sample` and a step for every token it is exact: each token is drawn given those
+    before it, and the order depends on what may be drawn, not on what is.
+    """
+
+    def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
+        count = predict.mask.sum(1, keepdim=True)
+        everywhere = x_1.new_ones(())
+        for i, s in enumerate(self.times(x_1.device)[1:]):
+            x_t = keep(predict.mask, x_1, predict.x_0)
+            probs = predict(x_t, predict.times(everywhere))
+            sure = predict.latest.amax(-1).masked_fill(~predict.mask, -1.0)
+            rank = sure.argsort(dim=1, descending=True, stable=True).argsort(1)
+            leaving = predict.mask.sum(1, keepdim=True) - (s * count).round()
+            predict.give(predict.mask & (rank < leaving), probs.argmax(-1))
+            predict.advance(i + 1)
+        return probs
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "confidence": Confidence,
+    "ancestral": Sampler,
+    "ddim": DDIM,
+    "renoise": Renoise,
+}

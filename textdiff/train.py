@@ -161,6 +161,7 @@ class Training(L.LightningModule):
         own = {"optimizer": self.optimizer, "seed": self.seed, "tokenizer": crc32(vocabulary.encode())}
         data = self.trainer.datamodule.hparams
         own |= {"data.seed": data.seed, "global batch": data.batch_size * self.trainer.world_size}
+        own["precision"] = self.trainer.precision
         own["accumulate_grad_batches"] = self.trainer.accumulate_grad_batches
         return own | {k: v for k, v in asdict(self.model.config).items() if k != "generation"}
 
@@ -207,7 +208,7 @@ class Training(L.LightningModule):
         """Texts for the sources of some examples, or a few samples."""
         sources = [example.source for example in examples]
         known = {"num_samples": min(4, len(examples))} if sources[0] is None else {"sources": sources}
-        return generate_texts(self.evaluated, **known, dtype="bfloat16").texts
+        return generate_texts(self.evaluated, **known, dtype="auto").texts
 
 
 def check_options(generation: dict[str, Any]) -> dict[str, Any]:
