@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import torch
 
 from textdiff import cli
 from textdiff.api import load
+from textdiff.batches import CHUNK
 from textdiff.metrics import bootstrap, rouge, summarization_report
 from textdiff.model import TextModel
 
 RESULTS = Path(__file__).parent / "results"
-STAGGER = 3.0  # fixed in advance: rows that write first words first
+PROBE = 10 + CHUNK  # warm-up, and all the lengths that are sorted together
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 Metric = dict[str, float]
 
@@ -37,8 +39,15 @@ class StepClock(L.Callback):
 
     def median(self, skip: int = 15) -> float:
         """Seconds a step, after `skip` steps of warming up."""
-        gaps = [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
-        return statistics.median(gaps[skip:])
+        return statistics.median(self.gaps()[skip:])
+
+    def mean(self, skip: int = 10) -> float:
+        """Seconds a step, long batches and short ones: what a budget needs."""
+        return statistics.mean(self.gaps()[skip:])
+
+    def gaps(self) -> list[float]:
+        """Seconds of every step but the first."""
+        return [b - a for a, b in pairwise(self.times)]
 
 
 def fit(args: list[str], steps: int, folder: Path) -> StepClock:
@@ -64,7 +73,7 @@ def train_for(args: list[str], minutes: float, folder: Path) -> tuple[TextModel,
     if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["asked"] != asked:
         sys.exit(f"{folder} holds a model of other flags or minutes; give another --name or --runs")
     if not note.is_file():
-        probe = fit(args, 60, folder.with_name(folder.name + "-probe")).median()
+        probe = fit(args, PROBE, folder.with_name(folder.name + "-probe")).mean()
         steps = int(minutes * 60 / probe)
         start = time.perf_counter()
         clock = fit(args, steps, folder)
@@ -73,13 +82,22 @@ def train_for(args: list[str], minutes: float, folder: Path) -> tuple[TextModel,
             "commit": commit(),
             "load_average": os.getloadavg()[1],
             "step_seconds_probe": probe,
-            "step_seconds": clock.median(),
+            "step_seconds": clock.mean(),
             "steps": steps,
             "train_seconds": round(probe * steps, 1),
             "wall_seconds": round(time.perf_counter() - start, 1),
         }
         note.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
     return load(folder / "model", "cpu"), json.loads(note.read_text(encoding="utf-8"))
+
+
+def budgets_in_words(budgets: dict[str, dict[str, Any]]) -> str:
+    """How equal the budgets were."""
+    parts = []
+    for name, one in budgets.items():
+        seconds = f"{one['step_seconds']:.3f} s (probe {one['step_seconds_probe']:.3f} s)"
+        parts.append(f"{name} {one['steps']:,} steps of {seconds}")
+    return "Training: " + "; ".join(parts) + "."
 
 
 def measure(runs: list[list[str]], references: list[list[str]], sources: list[str]) -> dict[str, Metric]:
@@ -99,7 +117,6 @@ def how(row: dict[str, Any]) -> str:
     """Sampler or decoding, and MBR, in words."""
     spec = row.get("sampler") or row.get("decoding") or ""
     parts = [spec["name"] if isinstance(spec, dict) else spec]
-    parts.append(f"stagger {row['stagger']:g}" if row.get("stagger") else "")
     parts.append(f"MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
     return ", ".join(part for part in parts if part)
 

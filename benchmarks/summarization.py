@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import common
+import torch
 
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
+from textdiff.hardware import fast_dtype
 from textdiff.metrics import ROUGE_SCORER, bleu, lead
 from textdiff.model import TextModel
 
@@ -127,20 +129,22 @@ def mbr_row(
 def diffusion_rows(
     model: TextModel, examples: list[Any], held: list[Any], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Single samples at every NFE, all tokens together or first words first; then MBR."""
+    """Single samples at every NFE, the surest tokens first or all together; then MBR."""
     size, name, rows = options.batch_size, model.config.process, []
 
-    def grid(sampler: str, stagger: float) -> list[dict[str, Any]]:
-        how = {"sampler": sampler, "stagger": stagger}
-        return [how | {"temperature": t, "steps": options.mbr_nfe} for t in TEMPERATURES]
+    def grid(**how: Any) -> list[dict[str, Any]]:
+        return [{**how, "steps": options.mbr_nfe, "temperature": t} for t in TEMPERATURES]
 
-    for way in (("ancestral", 0.0), ("ancestral", common.STAGGER), ("ddim", 0.0)):
-        best, trials = choose(model, held, size, grid(*way))
+    # the likeliest token is the same at every temperature: with `confidence` there is nothing to choose
+    ways = [[{"sampler": "confidence", "steps": options.mbr_nfe}], grid(sampler="ancestral")]
+    for way in ways:
+        best, trials = choose(model, held, size, way)
         for nfe in options.nfe:
             chosen = best | {"steps": nfe}
             made = write(model, examples, size, options.seeds, **chosen)
             rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
-    return [*rows, mbr_row(name, model, examples, held, options, grid("ancestral", 0.0))]
+    drawn = grid(sampler="confidence", decoder="sample")
+    return [*rows, mbr_row(name, model, examples, held, options, drawn)]
 
 
 def twin_rows(
@@ -207,6 +211,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "scorer": ROUGE_SCORER,
         "training_seeds": 1,
+        "dtype": str(fast_dtype(torch.device("cpu"))).removeprefix("torch."),
+        "note": common.budgets_in_words(budgets),
         "trials": {system: getattr(options, f"trials_{system}") for system in SYSTEMS},
         "wall_seconds": round(time.perf_counter() - started, 1),
         "rows": rows,

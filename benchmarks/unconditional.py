@@ -87,8 +87,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     test = [example.target for example in data.examples("test")][: options.samples]
     rows = [{"system": "data", "metrics": spread([report(test, train, models["judge"])])}]
     settings = [("autoregressive", {"decoding": "sample"})]
-    settings += [("diffusion", {"steps": nfe}) for nfe in options.nfe]
-    settings.append(("diffusion", {"steps": options.nfe[-1], "stagger": common.STAGGER}))
+    ways = [
+        {"sampler": "confidence", "decoder": "sample"},
+        {"sampler": "ancestral", "decoder": "softmax"},
+    ]
+    settings += [("diffusion", {**way, "steps": nfe}) for way in ways for nfe in options.nfe]
     for label, how in settings:
         made = [
             generate_texts(models[label], num_samples=options.samples, seed=seed, dtype="auto", **how)

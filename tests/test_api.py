@@ -10,10 +10,11 @@ import pytest
 from conftest import run_training
 
 import textdiff
-from textdiff import api, corpus
+from textdiff import api, corpus, hardware
 from textdiff.generation import Generation
 from textdiff.movie import write_movie
 from textdiff.rerank import mbr
+from textdiff.sampler import SAMPLERS
 
 # the tiny models read 48 tokens
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens are read")
@@ -100,7 +101,7 @@ def test_trajectory_ends_in_the_text(model):
     assert [frames[-1] for frames in made.trajectory] == made.texts
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "renoise"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("decoder", ["softmax", "greedy", "sample", {"name": "top_k", "k": 3}, "top_p"])
 def test_samplers_and_decoders(model, sampler, decoder):
     options = {"sampler": sampler, "decoder": decoder, "steps": 2}
@@ -114,8 +115,17 @@ def test_length_is_kept(model, free):
     assert len(textdiff.generate(free, num_samples=1, length=24, return_dict=True).ids[0]) == 24
 
 
-def test_bfloat16(model):
-    assert len(textdiff.generate(model, SOURCES[:2], dtype="bfloat16")) == 2
+def test_precision_inside_the_network(model, monkeypatch):
+    texts = {name: textdiff.generate(model, SOURCES[:2], dtype=name) for name in ("float32", "bfloat16")}
+    for fast, name in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(hardware, "_bfloat16_wins", lambda fast=fast: fast)
+        assert textdiff.generate(model, SOURCES[:2], dtype="auto") == texts[name]
+
+
+def test_texts_from_nothing_are_drawn_and_answers_are_not(model, free):
+    drawn = textdiff.generate(free, num_samples=3, steps=6)
+    assert drawn == textdiff.generate(free, num_samples=3, steps=6, decoder="sample")
+    assert textdiff.generate(model, SOURCES) == textdiff.generate(model, SOURCES, decoder="greedy")
 
 
 def test_unconditional(free):

@@ -9,7 +9,7 @@ import torch
 import yaml
 from conftest import run_training, write_rows
 
-from textdiff import cli
+from textdiff import cli, hardware
 from textdiff.corpus import rows
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +42,18 @@ def test_config_trains(name, tmp_path):
     used = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     for key in ("text_column", "summary_column", "streaming"):
         assert used["data"][key] == (DATA[name].get(key) or used["data"][key])
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_precision_is_the_fast_one_unless_told(fast, precision, tmp_path, files, monkeypatch):
+    monkeypatch.setattr(hardware, "_bfloat16_wins", lambda: fast)
+    run_training(tmp_path / "auto", **files, trainer__precision="null", trainer__max_steps=1)
+    run_training(tmp_path / "told", **files, trainer__max_steps=1)
+    found = [
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["settings"]
+        for name in ("auto", "told")
+    ]
+    assert [settings["precision"] for settings in found] == [precision, "32-true"]
 
 
 def test_no_arguments_mean_the_quickstart():

@@ -7,7 +7,6 @@ holds for real-valued states (mean, variance) and for token states (frequencies)
 import itertools
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
