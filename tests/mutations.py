@@ -143,6 +143,28 @@ BUGS = [
         "return t * torch.ones_like(self.mask)",
         "laws",
     ),
+    Bug("given at random, noise at any time", "model.py", ".masked_fill(settled, 1.0)", "", "model"),
+    Bug(
+        "padding counts as a place to give",
+        "model.py",
+        "place.masked_fill(~mask, torch.inf)",
+        "place",
+        "model",
+    ),
+    Bug(
+        "the schedule learns from tokens with given neighbours",
+        "model.py",
+        "t.masked_fill(own | settled, torch.nan)",
+        "t.masked_fill(own, torch.nan)",
+        "model",
+    ),
+    Bug(
+        "Muon without Nesterov",
+        "optimizer.py",
+        "torch._foreach_lerp(gradients, buffers, group",
+        "torch._foreach_lerp(buffers, buffers, group",
+        "optimizer",
+    ),
     Bug("the least sure tokens first", "sampler.py", "descending=True", "descending=False", "laws"),
     Bug(
         "the order depends on what was drawn",

@@ -93,7 +93,10 @@ class TextData(LightningDataModule):
         if conditioning not in ("cross", "prefix"):
             raise ValueError(f"conditioning={conditioning!r}: choose cross or prefix")
         if bool(dataset_name) == any((train_file, validation_file, test_file)):
-            raise ValueError("data: give either dataset_name or train_file (and other files)")
+            raise ValueError(
+                "data: give either dataset_name or train_file (and other files), "
+                "or --config quickstart for the built-in corpus"
+            )
         self.position = 0
         self.tokenizer: Tokenizer | None = None
         self._tables: dict[str, list[Pair]] = {}

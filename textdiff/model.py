@@ -2,7 +2,8 @@
 
 The training loss of one batch, with given tokens at t = 0:
 
-    t ~ low-discrepancy uniform, one for the example or (token-wise noise) one for every token
+    t ~ low-discrepancy uniform, one for the example or (token-wise noise) one for every token;
+        1 where any tokens are given, as the sampler `confidence` has it
     x_t = where(mask, corrupt(x_0, t), x_0),   loss = -log p(ids | x_t, t, source) where mask
 """
 
@@ -201,9 +202,9 @@ class TextDiffusion(TextModel):
         ids, valid = batch["ids"], batch["valid"]
         noise = Noise(seed, batch["index"].tolist(), valid)
         coins = noise.uniform((len(ids),)), noise.uniform((len(ids),)), noise.uniform((len(ids),))
-        mask = self.draw_mask(batch["mask"], noise)
-        own = coins[0] < self.config.token_noise
-        t = low_discrepancy(seed, batch["index"]).to(ids.device)
+        mask, settled = self.draw_mask(batch["mask"], noise)
+        own = (coins[0] < self.config.token_noise) & ~settled
+        t = low_discrepancy(seed, batch["index"]).to(ids.device).masked_fill(settled, 1.0)
         times = torch.where(own[:, None], noise.uniform(ids.shape), t[:, None]) * mask
         x_0 = self.process.encode(ids)
         x_t = keep(mask, self.process.corrupt(x_0, times, noise), x_0)
@@ -215,16 +216,19 @@ class TextDiffusion(TextModel):
         nll = self.process.loss(logits, ids, x_t, times)
         log_lengths = self.length(self.pool(context, ids, mask, valid))
         length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
-        return Losses(nll, mask, t.masked_fill(own, torch.nan), length)
+        return Losses(nll, mask, t.masked_fill(own | settled, torch.nan), length)
 
-    def draw_mask(self, mask: Tensor, noise: Noise) -> Tensor:
-        """`mask (B, L)` without what is given: a prefix, or any tokens, in a share of the examples."""
+    def draw_mask(self, mask: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """`mask (B, L)` without what is given: a prefix or any tokens, both a random number of them.
+
+        The second result, `(B,)`, says where it is any tokens.
+        """
         coin, share = noise.uniform((len(mask),)), noise.uniform((len(mask),))
         prefix = coin < self.config.prefix_rate
         some = coin < self.config.prefix_rate + self.config.given_rate
         place = torch.where(prefix[:, None], mask.cumsum(1).float(), noise.uniform(mask.shape))
         rank = place.masked_fill(~mask, torch.inf).argsort(1).argsort(1)
-        return mask & (rank >= (share * mask.sum(1) * some).long()[:, None])
+        return mask & (rank >= (share * mask.sum(1) * some).long()[:, None]), some & ~prefix
 
     def read_training(self, batch: dict[str, Tensor], coin: Tensor) -> Context | None:
         """The source, hidden in a share of the examples."""
