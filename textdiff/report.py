@@ -131,7 +131,8 @@ def plot_loss(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
             axes.plot(*zip(*points, strict=True), label=name, **style)
     axes.set(xlabel="step", ylabel="nats per token", yscale="log")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    if any(curves.values()):
+        axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
