@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=15, help="training budget of every system")
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 8, 16, 64])
     parser.add_argument("--seeds", type=int, default=3, help="generation seeds")
+    parser.add_argument("--samplers", nargs="+", default=["confidence", "ancestral"])
     parser.add_argument("--candidates", type=int, default=8, help="for MBR")
     parser.add_argument("--mbr_nfe", type=int, default=16)
     parser.add_argument("--max_examples", type=int, help="only the first test examples")
@@ -136,8 +137,9 @@ def diffusion_rows(
         return [{**how, "steps": options.mbr_nfe, "temperature": t} for t in TEMPERATURES]
 
     # the likeliest token is the same at every temperature: with `confidence` there is nothing to choose
-    ways = [[{"sampler": "confidence", "steps": options.mbr_nfe}], grid(sampler="ancestral")]
-    for way in ways:
+    single = [{"sampler": "confidence", "steps": options.mbr_nfe}]
+    for sampler in options.samplers:
+        way = single if sampler == "confidence" else grid(sampler=sampler)
         best, trials = choose(model, held, size, way)
         for nfe in options.nfe:
             chosen = best | {"steps": nfe}
