@@ -284,13 +284,6 @@ BUGS = [
         "denoiser",
     ),
     Bug(
-        "the length is told from shares, not from counts",
-        "length.py",
-        "counts / 4]",
-        "counts / seen.sum(1)]",
-        "denoiser",
-    ),
-    Bug(
         "length quantile on the wrong side",
         "length.py",
         "(length >= least",

@@ -214,7 +214,7 @@ class TextDiffusion(TextModel):
         previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
         logits = self.denoiser(x_t, times, context=context, previous=previous, **inputs)
         nll = self.process.loss(logits, ids, x_t, times)
-        log_lengths = self.length(*self.told(context, ids, valid & ~mask))
+        log_lengths = self.length(self.pool(context, ids, mask, valid))
         length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
         return Losses(nll, mask, t.masked_fill(own | settled, torch.nan), length)
 
@@ -258,11 +258,13 @@ class TextDiffusion(TextModel):
         guess = torch.where(some["mask"][..., None], guess, given.to(guess.dtype))
         return guess.new_zeros(len(ids), *guess.shape[1:]).index_copy(0, rows, guess)
 
-    def told(self, context: Context | None, ids: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-        """What the length is told from, `(B, S, D)` and its mask: the source, or the given tokens."""
+    def pool(self, context: Context | None, ids: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        """What the length is told from: the source, or the mean of the given tokens; `(B, D)`."""
         if context is not None:
-            return context.memory, context.mask
-        return self.process.table()[ids], given
+            return context.pooled
+        given = (valid & ~mask)[..., None]
+        embedded = self.process.table()[ids] * given
+        return embedded.sum(1) / given.sum(1).clamp(min=1)
 
     @torch.no_grad()
     def write(self, request: Request) -> Written:
@@ -289,11 +291,11 @@ class TextDiffusion(TextModel):
         """Given tokens and empty places: ids, mask, valid, each `(B, L)`."""
         given, shown = pad(request.prompt, self.tokenizer.pad_id)
         given, shown = given.to(self.device), shown.to(self.device)
-        told = self.told(context, given, shown)
+        pooled = self.pool(context, given, ~shown, shown)
         own = shown.sum(1) - request.hidden.to(self.device)  # prompt tokens that belong to the text
         count = torch.full_like(own, request.length or 0)
         if not request.length:
-            count = self.length.quantile(*told, request.quantile.to(self.device), own + 1)
+            count = self.length.quantile(pooled, request.quantile.to(self.device), own + 1)
         total = count + request.hidden.to(self.device)
         self.check_length(total, shown.sum(1))
         place = torch.arange(int(total.max()), device=self.device)

@@ -24,22 +24,22 @@ class Context:
     Attributes:
         keys_values: one pair a layer.
         mask: `(B, S)` bool, False = hidden.
-        memory: `(B, S, D)` the memory itself.
+        pooled: `(B, D)` mean of the memory.
     """
 
     keys_values: list[KeyValue]
     mask: Tensor
-    memory: Tensor
+    pooled: Tensor
 
     def select(self, rows: Tensor) -> Self:
         """The same for some rows of the batch, `rows` int64 or bool."""
         pairs = [(k[rows], v[rows]) for k, v in self.keys_values]
-        return replace(self, keys_values=pairs, mask=self.mask[rows], memory=self.memory[rows])
+        return replace(self, keys_values=pairs, mask=self.mask[rows], pooled=self.pooled[rows])
 
     def null(self) -> Self:
         """The memory's first row alone: what a dropped source leaves."""
         pairs = [(k[:, :, :1], v[:, :, :1]) for k, v in self.keys_values]
-        return replace(self, keys_values=pairs, mask=self.mask[:, :1], memory=self.memory[:, :1])
+        return replace(self, keys_values=pairs, mask=self.mask[:, :1])
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -177,7 +177,9 @@ class Transformer(nn.Module):
         pairs = [block.cross_attention.remember(memory) for block in self.blocks]
         # read at every step: a strided copy here saves one at each of them
         pairs = [(key.contiguous(), value.contiguous()) for key, value in pairs]
-        return Context(pairs, mask, memory)
+        weight = mask.unsqueeze(-1).to(memory.dtype)
+        pooled = (memory * weight).sum(1) / weight.sum(1)
+        return Context(pairs, mask, pooled)
 
     def forward(
         self,
