@@ -139,7 +139,7 @@ def diffusion_rows(
     # the likeliest token is the same at every temperature: with `confidence` there is nothing to choose
     single = [{"sampler": "confidence", "steps": options.mbr_nfe}]
     for sampler in options.samplers:
-        way = single if sampler == "confidence" else grid(sampler=sampler)
+        way = single if sampler == "confidence" else grid(sampler=sampler, decoder="softmax")
         best, trials = choose(model, held, size, way)
         for nfe in options.nfe:
             chosen = best | {"steps": nfe}

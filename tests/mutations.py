@@ -125,8 +125,8 @@ BUGS = [
     Bug(
         "mask polarity when keeping",
         "sampler.py",
-        "torch.where(mask, new, given)",
-        "torch.where(mask, given, new)",
+        ", new, given)",
+        ", given, new)",
         "laws",
     ),
     Bug(

@@ -246,6 +246,14 @@ def test_length_quantiles_by_brute_force(least):
     assert found.tolist() == expected
 
 
+def test_length_told_from_nothing_is_the_histogram():
+    length = make_length([0, 1e4, 3e4, 0, 6e4])
+    nn.init.normal_(length.head[2].weight)
+    probs = length(torch.stack([torch.zeros(D), torch.ones(D)])).exp()
+    assert torch.allclose(probs[0], torch.tensor([0, 0.1, 0.3, 0, 0.6]), atol=1e-4)
+    assert differ(probs[0], probs[1])
+
+
 def test_length_reads_the_source():
     length = Length(10, D)
     optimizer = torch.optim.Adam(length.parameters(), 0.05)

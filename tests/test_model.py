@@ -67,6 +67,26 @@ def test_a_prefix_given(tokenizer, monkeypatch):
     assert torch.equal(t, t.amax(1, keepdim=True) * mask), "one time for the rest"
 
 
+def test_the_length_is_not_told_from_tokens_given_at_random(tokenizer, monkeypatch):
+    """Of a text with many of them many are given: they would tell how long it is."""
+    config = Config(conditioning="none", width=8, depth=1, heads=1, embedding_width=8, given_rate=0.5)
+    model, seen = TextDiffusion(config, tokenizer), []
+    monkeypatch.setattr(
+        model, "pool", lambda _, ids, mask, valid: seen.append(mask) or torch.zeros(ROWS, 8)
+    )
+    valid = torch.ones(ROWS, LONG, dtype=torch.bool)
+    batch = {"ids": 5 * valid.long(), "valid": valid, "mask": valid, "index": torch.arange(ROWS)}
+    mask = model.loss(batch, 3).mask
+    assert share((seen[0] != mask).any(1)) == pytest.approx(0.5 * (1 - 1 / LONG), abs=0.03)
+    given = (~seen[0]).sum(1, keepdim=True)
+    assert torch.equal(seen[0], torch.arange(LONG) >= given), "a prefix or nothing"
+
+
+def test_shares_above_one_are_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"prefix_rate 0\.7 and given_rate 0\.5 .* at most 1"):
+        TextDiffusion(Config(prefix_rate=0.7, given_rate=0.5), tokenizer)
+
+
 def test_shares_of_all_kinds(tokenizer, monkeypatch):
     rates = {"prefix_rate": 0.2, "given_rate": 0.3, "token_noise": 0.4}
     valid, mask, t = drawn(tokenizer, monkeypatch, **rates)

@@ -15,6 +15,7 @@ from conftest import TINY, flags, run_training
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
+from textdiff import hardware
 from textdiff.optimizer import linear_decay
 from textdiff.train import Training
 
@@ -115,6 +116,14 @@ def test_resume_refuses_other_settings(tmp_path, files, trained):
         run_training(tmp_path, *last, **files, model__optimizer="muon")
     with pytest.raises(SystemExit, match="tokenizer was"):
         run_training(tmp_path, *last, **files, data__source_prefix="say: ", data__vocab_size=290)
+
+
+def test_resume_keeps_the_precision(tmp_path, files, trained, monkeypatch):
+    """The checkpoint's, though this machine would choose another."""
+    monkeypatch.setattr(hardware, "_bfloat16_wins", lambda: True)
+    last = ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
+    run_training(tmp_path, *last, **files, trainer__precision="null", trainer__max_steps=6)
+    assert checkpoint(tmp_path)["settings"]["precision"] == "32-true"
 
 
 def test_average_follows_the_weights(tmp_path, files):

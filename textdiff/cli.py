@@ -68,7 +68,8 @@ class CLI(LightningCLI):
         config = self.config[self.config.subcommand]
         config.weights_only = True  # nothing pickled is ever loaded
         if config.ckpt_path:
-            check_checkpoint(config.ckpt_path)
+            saved = check_checkpoint(config.ckpt_path)
+            config.trainer.precision = config.trainer.precision or saved["settings"].get("precision")
 
     def before_instantiate_classes(self) -> None:
         """Fine-tuning takes the tokenizer of the model it starts from; precision is the fast one."""
@@ -97,8 +98,11 @@ class CLI(LightningCLI):
 
 def training_device(accelerator: str) -> torch.device:
     """What Lightning will train on."""
-    gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
-    return torch.device("cuda" if gpu else "cpu")
+    backends = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    for name, available in backends.items():
+        if available and accelerator in ("auto", "gpu", name):
+            return torch.device(name)
+    return torch.device("cpu")
 
 
 def has_bar(callbacks: list[L.Callback]) -> bool:
@@ -106,8 +110,8 @@ def has_bar(callbacks: list[L.Callback]) -> bool:
     return any(isinstance(callback, ProgressBar) for callback in callbacks)
 
 
-def check_checkpoint(path: str) -> None:
-    """Refuse a checkpoint that is damaged, or that is not ours, before anything is built.
+def check_checkpoint(path: str) -> dict[str, Any]:
+    """The checkpoint; one that is damaged, or not ours, is refused before anything is built.
 
     Raises:
         ValueError: no such file, cut short, holding code, or written by another program.
@@ -119,6 +123,7 @@ def check_checkpoint(path: str) -> None:
         reason = f"{type(error).__name__}: missing, damaged, or more than plain weights"
     if reason:
         raise ValueError(f"ckpt_path {path}: {reason}; give a file of a run's checkpoints directory")
+    return found
 
 
 def set_aside(path: Path) -> None:

@@ -44,9 +44,9 @@ class Config:
         max_source_length: most source tokens; set from the data.
         source_prefix: text put before every source; set from the data.
         self_conditioning: share of examples trained on their own first prediction.
-        token_noise: share of the other examples whose tokens each draw their own time.
         prefix_rate: share of examples with a clean prefix of random length.
         given_rate: share of examples with any tokens given, a random number, and all others pure noise.
+        token_noise: share of all other examples whose tokens each draw their own time.
         source_dropout: share of examples trained without their source (for guidance).
         length_weight: weight of the length loss.
         label_smoothing: of the autoregressive baseline.

@@ -2,6 +2,8 @@
 
     p(n | source) = softmax(log histogram(n) + head(pooled source))
 
+or the histogram alone where nothing is given.
+
 Lengths never come from a reference. Candidate i of n
 takes the quantile (i + 1/2) / n: a single sample gets the median, several cover the distribution (the
 "length beam" of Ghazvininejad et al. 2019, arXiv:1904.09324, section 4).
@@ -35,8 +37,9 @@ class Length(nn.Module):
         self.log_histogram[0] = -1e4
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """log p(n), `(B, max_length + 1)`, from `pooled (B, D)`."""
-        return (self.log_histogram + self.head(pooled).float()).log_softmax(-1)
+        """log p(n), `(B, max_length + 1)`, from `pooled (B, D)`; a row of zeros = nothing given."""
+        told = (pooled != 0).any(-1, keepdim=True)
+        return (self.log_histogram + self.head(pooled).float() * told).log_softmax(-1)
 
     @torch.no_grad()
     def quantile(self, pooled: Tensor, u: Tensor, least: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class Request:
         hidden: `(B,)` how many of them are the source of a prefix model, not part of the text.
         quantile: `(B,)` place in the predicted length distribution.
         length: tokens of every text, EOS included; None = predicted.
+        candidates: how many of the texts answer the same question.
         watch: keep the prediction of every step.
         dtype: precision inside the network.
         options: the system's own, such as steps, sampler, decoder, guidance_scale.
@@ -69,6 +70,7 @@ class Request:
     hidden: Tensor
     quantile: Tensor
     length: int | None = None
+    candidates: int = 1
     watch: bool = False
     dtype: torch.dtype = torch.float32
     options: dict[str, Any] = field(default_factory=dict)
@@ -163,6 +165,11 @@ class TextDiffusion(TextModel):
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
+        if config.prefix_rate + config.given_rate > 1:
+            raise ValueError(
+                f"prefix_rate {config.prefix_rate} and given_rate {config.given_rate} are shares of all "
+                "examples: lower one of them, so that they add up to at most 1"
+            )
         embedding = nn.Embedding(len(tokenizer), config.embedding_width)
         process = build(PROCESSES, config.process, embedding, build(SCHEDULES, config.schedule))
         barred = tuple(i for i in tokenizer.special_ids if i != tokenizer.eos_id)
@@ -214,7 +221,9 @@ class TextDiffusion(TextModel):
         previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
         logits = self.denoiser(x_t, times, context=context, previous=previous, **inputs)
         nll = self.process.loss(logits, ids, x_t, times)
-        log_lengths = self.length(self.pool(context, ids, mask, valid))
+        # any tokens would tell how many there are: a length is told from a source or a prefix
+        open_ = torch.where(settled[:, None], batch["mask"], mask)
+        log_lengths = self.length(self.pool(context, ids, open_, valid))
         length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
         return Losses(nll, mask, t.masked_fill(own | settled, torch.nan), length)
 
@@ -270,8 +279,9 @@ class TextDiffusion(TextModel):
     def write(self, request: Request) -> Written:
         options = request.options
         sampler = build(SAMPLERS, options.get("sampler", "confidence"), options.get("steps", 16))
-        # the likeliest answer to a source, but any text from nothing
-        usual = "sample" if self.config.conditioning == "none" else "softmax"
+        # the likeliest answer to a source; drawn where texts should differ or a temperature is asked for
+        drawn = self.config.conditioning == "none" or request.candidates > 1 or "temperature" in options
+        usual = "sample" if drawn else "softmax"
         spec = named(options.get("decoder", usual))
         decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
         guidance = options.get("guidance_scale", 1.0)

@@ -6,7 +6,7 @@ AdamW for embeddings, the projections to and from them, and everything with fewe
 
 `torch.optim.Muon` works on one matrix at a time and always in bfloat16, which costs four times the rest
 of the training step on a processor without bfloat16 arithmetic. `Orthogonal` is the same update for all
-matrices of a shape at once, in the faster precision.
+matrices of a shape at once, on a CPU in float32.
 """
 
 from collections import defaultdict
@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-
-from textdiff.hardware import fast_dtype
 
 QUINTIC = 3.4445, -4.7750, 2.0315  # steepest at zero (Jordan et al. 2024)
 
@@ -45,14 +43,15 @@ def _adamw(
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """U V^T, roughly, of `matrices (N, M, K)` = U S V^T: singular values land between 0.7 and 1.2.
+    """U V^T, roughly, of `matrices (N, M, K)` = U S V^T: most singular values land near 1.
 
     Newton-Schulz iteration X <- a X + (b X X^T + c (X X^T)^2) X from X = matrix / Frobenius norm.
     """
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(fast_dtype(x.device))
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = x.bfloat16() if x.is_cuda else x
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -68,9 +67,8 @@ class Orthogonal(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of all parameters that have a gradient."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
+    def step(self, closure: None = None) -> None:
+        """One step of all parameters that have a gradient; `Muon` evaluates the closure."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
@@ -78,7 +76,6 @@ class Orthogonal(torch.optim.Optimizer):
                     alike[parameter.shape].append(parameter)
             for parameters in alike.values():
                 self.update(parameters, group)
-        return loss
 
     def update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """One step of parameters of one shape."""

@@ -115,7 +115,7 @@ class Sampler:
 
     tau: float | None = None  # share of fresh noise; None = the posterior's
 
-    def __init__(self, steps: int = 32) -> None:
+    def __init__(self, steps: int = 16) -> None:
         if steps < 1:
             raise ValueError(f"sampler: steps must be at least 1, not {steps}")
         self.steps = steps
@@ -171,21 +171,22 @@ class Renoise(DDIM):
 class Confidence(Sampler):
     """Tokens leave the noise one after another, the surest first.
 
-    Every token is pure noise (t = 1) or given (t = 0). Of n tokens n (1 - i / steps) are given after
-    step i: those whose prediction was surest, as the decoder reads it. Time per token makes any process
-    a masked one: the order is that of Mask-Predict (Ghazvininejad et al. 2019, arXiv:1904.09324) and
-    MaskGIT (Chang et al. 2022, arXiv:2202.04200), who never mask again.
+    Every token is pure noise (t = 1) or given (t = 0). After step i of N, n (1 - i / N) of n tokens are
+    still noise; the others became given, for good, when the network's highest probability for them was
+    among the highest. Time per token makes any process a masked one, written as by MaskGIT (Chang et al.
+    2022, arXiv:2202.04200), whose order depends on the drawn token, however, and who adds noise to it.
 
-    With the decoder `sample` and a step for every token it is exact: each token is drawn given those
-    before it, and the order depends on what may be drawn, not on what is.
+    With the decoder `sample` and a step for every token it is exact, up to what is left of the signal at
+    t = 1: each token is drawn given those before it, and the order depends on what may be drawn, not on
+    what is. With `softmax`, as with `greedy`, tokens are the likeliest and a temperature changes nothing.
     """
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         count = predict.mask.sum(1, keepdim=True)
-        everywhere = x_1.new_ones(())
-        for i, s in enumerate(self.times(x_1.device)[1:]):
+        first, *times = self.times(x_1.device)
+        for i, s in enumerate(times):
             x_t = keep(predict.mask, x_1, predict.x_0)
-            probs = predict(x_t, predict.times(everywhere))
+            probs = predict(x_t, predict.times(first))
             sure = predict.latest.amax(-1).masked_fill(~predict.mask, -1.0)
             rank = sure.argsort(dim=1, descending=True, stable=True).argsort(1)
             leaving = predict.mask.sum(1, keepdim=True) - (s * count).round()
