@@ -145,8 +145,9 @@ def diffusion_rows(
             chosen = best | {"steps": nfe}
             made = write(model, examples, size, options.seeds, **chosen)
             rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
-    drawn = grid(sampler="confidence", decoder="sample")
-    return [*rows, mbr_row(name, model, examples, held, options, drawn)]
+    # candidates differ by length and noise, or are drawn too: as many settings as the twin's
+    drawn = grid(sampler="confidence", decoder="sample")[:-1]
+    return [*rows, mbr_row(name, model, examples, held, options, [*single, *drawn])]
 
 
 def twin_rows(

@@ -127,9 +127,6 @@ def test_texts_from_nothing_are_drawn_and_answers_are_not(model, free):
     assert drawn == textdiff.generate(free, num_samples=3, steps=6, decoder="sample")
     assert textdiff.generate(model, SOURCES) == textdiff.generate(model, SOURCES, decoder="greedy")
     options = {"steps": 6, "length": 12, "return_dict": True}
-    many = textdiff.generate(model, SOURCES, candidates=3, **options).candidates
-    assert many == textdiff.generate(model, SOURCES, candidates=3, decoder="sample", **options).candidates
-    assert all(len(set(group)) == 3 for group in many)
     cool, warm = (textdiff.generate(model, SOURCES, temperature=t, **options).texts for t in (0.01, 2.0))
     assert cool == textdiff.generate(model, SOURCES, **options).texts != warm
 

@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")
     sub.add_argument("--temperature", type=float, help="below 1 sharpens")
     sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
-    sub.add_argument("--candidates", type=int, help="draw several, give the one of least Bayes risk")
+    sub.add_argument("--candidates", type=int, help="write several, give the one of least Bayes risk")
     sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--batch_size", type=int)

@@ -91,8 +91,8 @@ def generate_texts(
         trajectory: also return the text after every step.
         progress: show a progress bar.
         options: the model's own: steps, sampler, decoder, temperature, guidance_scale; decoding. Unless a
-            decoder is named, tokens are drawn (`sample`) without a source, with several candidates and
-            with a temperature, and the likeliest (`softmax`) else.
+            decoder is named, tokens are drawn (`sample`) without a source and with a temperature, and
+            the likeliest (`softmax`) else.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
@@ -229,7 +229,6 @@ def make_request(
         hidden=torch.tensor([task.hidden[i] for i in rows]),
         quantile=quantiles(model, task, rows, seed),
         length=length,
-        candidates=task.candidates,
         options=options,
     )
 

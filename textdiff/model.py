@@ -56,7 +56,6 @@ class Request:
         hidden: `(B,)` how many of them are the source of a prefix model, not part of the text.
         quantile: `(B,)` place in the predicted length distribution.
         length: tokens of every text, EOS included; None = predicted.
-        candidates: how many of the texts answer the same question.
         watch: keep the prediction of every step.
         dtype: precision inside the network.
         options: the system's own, such as steps, sampler, decoder, guidance_scale.
@@ -70,7 +69,6 @@ class Request:
     hidden: Tensor
     quantile: Tensor
     length: int | None = None
-    candidates: int = 1
     watch: bool = False
     dtype: torch.dtype = torch.float32
     options: dict[str, Any] = field(default_factory=dict)
@@ -279,8 +277,8 @@ class TextDiffusion(TextModel):
     def write(self, request: Request) -> Written:
         options = request.options
         sampler = build(SAMPLERS, options.get("sampler", "confidence"), options.get("steps", 16))
-        # the likeliest answer to a source; drawn where texts should differ or a temperature is asked for
-        drawn = self.config.conditioning == "none" or request.candidates > 1 or "temperature" in options
+        # the likeliest answer to a source; drawn from nothing, or where a temperature is asked for
+        drawn = self.config.conditioning == "none" or "temperature" in options
         usual = "sample" if drawn else "softmax"
         spec = named(options.get("decoder", usual))
         decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
