@@ -24,7 +24,7 @@ from textdiff.optimizer import Muon
 from textdiff.sampler import precision
 from textdiff.train import shape
 
-CORPUS = {"dataset_name": "textdiff/reports", "vocab_size": 1000, "max_target_length": 32}
+CORPUS = {"dataset_name": "textdiff/reports", "vocab_size": 1030, "max_target_length": 32}
 SHAPE = {"width": 128, "depth": 3, "heads": 4, "encoder_depth": 2}
 
 
