@@ -302,7 +302,7 @@ def test_the_surest_tokens_are_settled_first_and_stay(process, steps):
 
     class Ranked(Perfect):
         def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor) -> Tensor:
-            seen.append((x_t, t, inputs["mask"]))
+            seen.append((x_t, t, inputs["mask"], inputs["previous"]))
             return sharpness[:, None] * F.one_hot(self.truth, V)
 
     truth, whole = torch.arange(6)[None] + 2, torch.ones(1, 6, dtype=torch.bool)
@@ -312,11 +312,13 @@ def test_the_surest_tokens_are_settled_first_and_stay(process, steps):
     )
     assert (SAMPLERS["confidence"](steps)(predict) == truth).all()
     clean, prior = denoiser.process.encode(truth), seen[0][0]
-    for step, (x_t, t, mask) in enumerate(seen):
+    table = denoiser.process.table()[truth]
+    for step, (x_t, t, mask, previous) in enumerate(seen):
         settled = order[: 6 - round(6 * (1 - step / steps))]
         assert sorted(settled.tolist()) == (~mask[0]).nonzero()[:, 0].tolist()
         assert torch.equal(t, mask.float())
         assert torch.equal(x_t, keep(mask, prior, clean))
+        assert not step or torch.allclose(previous[~mask], table[~mask], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -17,7 +17,10 @@ def tokenizer() -> Tokenizer:
 
 
 def drawn(tokenizer: Tokenizer, monkeypatch, **rates: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`valid`, `mask` and times, all `(ROWS, LONG)`, of one batch; every second text is short."""
+    """`valid`, `mask` and times, all `(ROWS, LONG)`, of one batch; every second text is short.
+
+    The schedule must learn from texts with one time and without tokens given anywhere.
+    """
     config = Config(conditioning="none", width=8, depth=1, heads=1, embedding_width=8, **rates)
     model, seen = TextDiffusion(config, tokenizer), []
     lengths = torch.tensor([LONG, SHORT] * (ROWS // 2))[:, None]
@@ -33,7 +36,9 @@ def drawn(tokenizer: Tokenizer, monkeypatch, **rates: float) -> tuple[Tensor, Te
     assert torch.equal(losses.mask, seen[0])
     known = ~losses.t.isnan()
     times = seen[1][known].where(seen[0][known], losses.t[known, None])
-    assert (times == losses.t[known, None]).all(), "the schedule learns from these: one time a row"
+    assert (times == losses.t[known, None]).all()
+    expected = (1 - config.given_rate) * (1 - config.token_noise)
+    assert known.float().mean().item() == pytest.approx(expected, abs=0.03)
     return valid, *seen
 
 
