@@ -176,8 +176,8 @@ BUGS = [
     Bug(
         "settled tokens may change again",
         "sampler.py",
-        "self.mask = self.mask & ~chosen",
-        "self.mask = self.mask & True",
+        "self.mask & ~chosen)",
+        "self.mask & True)",
         "laws",
     ),
     Bug(

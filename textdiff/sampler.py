@@ -58,13 +58,18 @@ class Predict:
         watch: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.denoiser, self.decoder, self.process = denoiser, decoder, denoiser.process
-        self.ids, self.mask, self.valid, self.context = ids, mask, valid, context
+        self.valid, self.context = valid, context
         self.noise, self.dtype, self.watch = noise, dtype, watch
-        self.x_0 = self.process.encode(ids)
-        self.known = (~mask).nonzero(as_tuple=True)
+        self.hold(ids, mask)
         self.previous: Tensor | None = None
         self.latest: Tensor | None = None
         self.evaluations = 0
+
+    def hold(self, ids: Tensor, mask: Tensor) -> None:
+        """What is given: the tokens of `ids (B, L)` outside `mask (B, L)`, and their clean states."""
+        self.ids, self.mask = ids, mask
+        self.x_0 = self.process.encode(ids)
+        self.known = (~mask).nonzero(as_tuple=True)
 
     def times(self, t: Tensor) -> Tensor:
         """Time of every token, `(B, L)`, at the global time `t`; 0 where given."""
@@ -92,10 +97,7 @@ class Predict:
 
     def give(self, chosen: Tensor, ids: Tensor) -> None:
         """From now on the tokens `chosen (B, L)` are given as in `ids (B, L)`."""
-        self.ids = torch.where(chosen, ids, self.ids)
-        self.mask = self.mask & ~chosen
-        self.x_0 = self.process.encode(self.ids)
-        self.known = (~self.mask).nonzero(as_tuple=True)
+        self.hold(torch.where(chosen, ids, self.ids), self.mask & ~chosen)
         self.settle(self.latest)
 
     def advance(self, step: int) -> None:
