@@ -169,9 +169,17 @@ BUGS = [
     Bug(
         "the order depends on what was drawn",
         "sampler.py",
-        "sure = predict.latest.amax(-1)",
-        "sure = predict.latest.gather(-1, probs.argmax(-1, keepdim=True))[..., 0]",
+        "self.sureness(predict).argsort",
+        "predict.latest.gather(-1, probs.argmax(-1, True))[..., 0].where(predict.mask, -1).argsort",
         "oracle",
+    ),
+    Bug("neighbours count alone", "sampler.py", "sure * beside, sure)", "sure, sure)", "laws"),
+    Bug(
+        "steps beyond the tokens are spent",
+        "sampler.py",
+        "count.clamp(1, self.steps)",
+        "torch.full_like(count, self.steps)",
+        "laws",
     ),
     Bug(
         "settled tokens may change again",

@@ -259,7 +259,8 @@ def test_a_perfect_denoiser_gives_the_text(process, sampler, decoder, steps):
     predict = Predict(denoiser, DECODERS[decoder](), shown, mask, valid, None, noise(3, valid=valid))
     ids = SAMPLERS[sampler](steps)(predict)
     assert (ids == truth).all()
-    assert predict.evaluations == steps
+    tokens = int(mask.sum(1).max())
+    assert predict.evaluations == (min(steps, tokens) if sampler == "confidence" else steps)
 
 
 @pytest.mark.parametrize(("process", "sampler", "decoder"), GENERATORS)
@@ -292,33 +293,59 @@ def test_times_fall_from_one_to_zero_evenly(sampler):
     assert torch.allclose(times, torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.0]))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 5, 9])
+class Ranked(Perfect):
+    """Knows the text, more or less surely; remembers what it was shown."""
+
+    def __init__(self, process: nn.Module, truth: Tensor, sharpness: Tensor) -> None:
+        super().__init__(process, truth)
+        self.sharpness, self.seen = sharpness, []
+
+    def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor) -> Tensor:
+        self.seen.append((x_t, t, inputs["mask"], inputs["previous"]))
+        return self.sharpness[:, None] * F.one_hot(self.truth, V)
+
+
+def settle(denoiser: Ranked, mask: Tensor, steps: int) -> Tensor:
+    """`confidence` from the truth outside `mask (1, L)`."""
+    whole, ids = torch.ones_like(mask), torch.where(mask, 0, denoiser.truth)
+    predict = Predict(denoiser, DECODERS["greedy"](), ids, mask, whole, None, noise(1, valid=whole))
+    return SAMPLERS["confidence"](steps)(predict)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 6, 9])
 @pytest.mark.parametrize("process", PROCESSES)
 def test_the_surest_tokens_are_settled_first_and_stay(process, steps):
-    """Of six tokens that are sure in a known order; all others stay the same noise, at t = 1."""
-    order = torch.tensor([3, 0, 5, 1, 4, 2])  # the place that is settled first, second, ...
-    sharpness = torch.zeros(6).scatter(0, order, torch.arange(6, 0, -1).float())
-    seen = []
+    """Of six tokens that are sure in a known order; all others stay the same noise, at t = 1.
 
-    class Ranked(Perfect):
-        def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor) -> Tensor:
-            seen.append((x_t, t, inputs["mask"], inputs["previous"]))
-            return sharpness[:, None] * F.one_hot(self.truth, V)
-
-    truth, whole = torch.arange(6)[None] + 2, torch.ones(1, 6, dtype=torch.bool)
-    denoiser = Ranked(make_process(process), truth)
-    predict = Predict(
-        denoiser, DECODERS["greedy"](), 0 * truth, whole, whole, None, noise(1, valid=whole)
-    )
-    assert (SAMPLERS["confidence"](steps)(predict) == truth).all()
-    clean, prior = denoiser.process.encode(truth), seen[0][0]
+    More steps than tokens change nothing.
+    """
+    order = 2 * torch.tensor([3, 0, 5, 1, 4, 2])  # the place that is settled first, second, ...
+    sharpness = torch.zeros(11).scatter(0, order, torch.arange(6, 0, -1).float())
+    truth, mask = torch.arange(11)[None] % V, (torch.arange(11) % 2 == 0)[None]
+    denoiser = Ranked(make_process(process), truth, sharpness)
+    assert (settle(denoiser, mask, steps) == truth).all()
+    clean, prior = denoiser.process.encode(truth), denoiser.seen[0][0]
     table = denoiser.process.table()[truth]
-    for step, (x_t, t, mask, previous) in enumerate(seen):
-        settled = order[: 6 - round(6 * (1 - step / steps))]
-        assert sorted(settled.tolist()) == (~mask[0]).nonzero()[:, 0].tolist()
-        assert torch.equal(t, mask.float())
-        assert torch.equal(x_t, keep(mask, prior, clean))
-        assert not step or torch.allclose(previous[~mask], table[~mask], atol=1e-5)
+    spent = min(steps, 6)
+    assert len(denoiser.seen) == spent
+    for step, (x_t, t, open_, previous) in enumerate(denoiser.seen):
+        left = order[6 - round(6 * (1 - step / spent)) :]
+        assert sorted(left.tolist()) == open_[0].nonzero()[:, 0].tolist()
+        assert torch.equal(t, open_.float())
+        assert torch.equal(x_t, keep(open_, prior, clean))
+        assert not step or torch.allclose(previous[~open_], table[~open_], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "first"),
+    [([3.0, 2.9, 0.5, 2.4, 0.4, 0.3], [0, 3]), ([9.0, 8.9, 0.5, 2.4, 0.4, 0.3], [0, 1])],
+)
+def test_neighbours_are_settled_together_only_if_both_are_sure(sharpness, first):
+    """In each of three steps two of six tokens; each distribution sees nothing of the other."""
+    truth, whole = torch.arange(6)[None] % V, torch.ones(1, 6, dtype=torch.bool)
+    denoiser = Ranked(make_process("embedding"), truth, torch.tensor(sharpness))
+    settle(denoiser, whole, 3)
+    assert (~denoiser.seen[1][2][0]).nonzero()[:, 0].tolist() == first
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -8,8 +8,9 @@ which sees no reference.
 
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,17 +103,17 @@ def generate_texts(
     check(model, sources, prompt, num_samples, numbers, seed, dtype)
     options = choose(model, options)
     task = prepare(model, sources, prompt, num_samples, candidates)
-    rows: list[list[int]] = [[]] * len(task)
-    watched: list[list[str]] = [[]] * len(task)
-    nfe, precision = 0, DTYPES[dtype] or fast_dtype(model.device)
-    for some in batches(task, batch_size, progress):
-        request = make_request(model, task, some, seed, length, options)
-        written = model.write(replace(request, watch=trajectory, dtype=precision))
-        nfe = max(nfe, written.evaluations)
-        frames = [model.tokenizer.decode(ids) for ids in written.trajectory]
-        for place, row in enumerate(some):
-            rows[row] = written.ids[place]
-            watched[row] = [frame[place] for frame in frames]
+    request = partial(
+        make_request,
+        model,
+        task,
+        seed=seed,
+        length=length,
+        options=options,
+        watch=trajectory,
+        dtype=DTYPES[dtype] or fast_dtype(model.device),
+    )
+    rows, watched, nfe = write_all(model, request, batches(task, batch_size, progress), len(task))
     texts = model.tokenizer.decode(rows)
     groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
     best = rerank(groups, utility) if candidates > 1 else texts
@@ -211,11 +212,12 @@ def make_request(
     model: TextModel,
     task: Task,
     rows: list[int],
+    *,
     seed: int,
     length: int | None,
-    options: dict[str, Any],
+    **settings: Any,
 ) -> Request:
-    """The rows of one batch as tensors on the model's device."""
+    """The rows of one batch as tensors on the model's device; `settings` are those of `Request`."""
     source = source_mask = None
     if task.sources is not None:
         source, source_mask = pad([task.sources[i] for i in rows], model.tokenizer.pad_id)
@@ -229,8 +231,26 @@ def make_request(
         hidden=torch.tensor([task.hidden[i] for i in rows]),
         quantile=quantiles(model, task, rows, seed),
         length=length,
-        options=options,
+        **settings,
     )
+
+
+def write_all(
+    model: TextModel, request: Callable[[list[int]], Request], parts: Sequence[list[int]], count: int
+) -> tuple[list[list[int]], list[list[str]], int]:
+    """Ids and frames of all `count` rows, batch by batch, and the most evaluations of one of them."""
+    rows: list[list[int]] = [[]] * count
+    watched: list[list[str]] = [[]] * count
+    nfe = 0
+    for some in parts:
+        written = model.write(request(some))
+        nfe = max(nfe, written.evaluations)
+        frames = [model.tokenizer.decode(ids) for ids in written.trajectory]
+        for place, row in enumerate(some):
+            rows[row] = written.ids[place]
+            watched[row] = [frame[place] for frame in frames]
+    longest = max(map(len, watched))  # a batch of short texts can end in fewer steps
+    return rows, [frames + frames[-1:] * (longest - len(frames)) for frames in watched], nfe
 
 
 def quantiles(model: TextModel, task: Task, rows: list[int], seed: int) -> Tensor:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.decoder import Decoder, one_hot
@@ -112,7 +113,7 @@ class Sampler:
     """Ancestral sampling with the process's own posterior; works for every process.
 
     Args:
-        steps: network evaluations.
+        steps: network evaluations; the most, where a sampler can end earlier.
     """
 
     tau: float | None = None  # share of fresh noise; None = the posterior's
@@ -175,8 +176,10 @@ class Confidence(Sampler):
 
     Every token is pure noise (t = 1) or given (t = 0). After step i of N, n (1 - i / N) of n tokens are
     still noise; the others became given, for good, when the network's highest probability for them was
-    among the highest. Time per token makes any process a masked one, written as by MaskGIT (Chang et al.
-    2022, arXiv:2202.04200), whose order depends on the drawn token, however, and who adds noise to it.
+    among the highest. Beside a surer token it counts with that one's: settled together, both must be
+    right. Where there are more steps than tokens, a step settles one token and the others are not spent.
+    Time per token makes any process a masked one, written as by MaskGIT (Chang et al. 2022,
+    arXiv:2202.04200), whose order depends on the drawn token, however, and who adds noise to it.
 
     With the decoder `sample` and a step for every token it is exact, up to what is left of the signal at
     t = 1: each token is drawn given those before it, and the order depends on what may be drawn, not on
@@ -185,16 +188,24 @@ class Confidence(Sampler):
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         count = predict.mask.sum(1, keepdim=True)
-        first, *times = self.times(x_1.device)
-        for i, s in enumerate(times):
-            x_t = keep(predict.mask, x_1, predict.x_0)
-            probs = predict(x_t, predict.times(first))
-            sure = predict.latest.amax(-1).masked_fill(~predict.mask, -1.0)
-            rank = sure.argsort(dim=1, descending=True, stable=True).argsort(1)
-            leaving = predict.mask.sum(1, keepdim=True) - (s * count).round()
+        pace = count.clamp(1, self.steps)
+        start = self.times(x_1.device)[0]
+        for i in range(1, self.steps + 1):
+            probs = predict(keep(predict.mask, x_1, predict.x_0), predict.times(start))
+            left = (count * (1 - i / pace)).clamp(min=0).round()
+            rank = self.sureness(predict).argsort(dim=1, descending=True, stable=True).argsort(1)
+            leaving = predict.mask.sum(1, keepdim=True) - left
             predict.give(predict.mask & (rank < leaving), probs.argmax(-1))
-            predict.advance(i + 1)
+            predict.advance(i)
+            if not predict.mask.any():
+                break
         return probs
+
+    def sureness(self, predict: Predict) -> Tensor:
+        """`(B, L)`: highest probability of every token that is still noise, times a surer neighbour's."""
+        sure = predict.latest.amax(-1).masked_fill(~predict.mask, -1.0)
+        beside = F.max_pool1d(sure, 3, stride=1, padding=1)
+        return torch.where(predict.mask & (beside > sure), sure * beside, sure)
 
 
 SAMPLERS: dict[str, type[Sampler]] = {
