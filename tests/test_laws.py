@@ -213,10 +213,9 @@ def test_likelihood_is_the_gaussian_density(name):
     assert torch.allclose(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", GAUSSIAN)
-def test_general_likelihood_knows_norms(name):
+def test_general_likelihood_knows_norms():
     """Clean points of different norms, as no normalised table has them."""
-    process = make_process(name, Exact()).double()
+    process = make_process("embedding", Exact()).double()
     points = process.embedding.weight
     process.codebook = lambda: points
     t, x_t = torch.tensor(0.4).double(), process.prior((2, 3), noise(2)).double()

@@ -3,7 +3,12 @@
 from textdiff.process.embedding import Embedding
 from textdiff.process.gaussian import Gaussian
 from textdiff.process.process import Process
+from textdiff.process.simplex import LinearSimplex, Simplex
 
-PROCESSES: dict[str, type[Process]] = {"embedding": Embedding}
+PROCESSES: dict[str, type[Process]] = {
+    "embedding": Embedding,
+    "simplex": Simplex,
+    "linear_simplex": LinearSimplex,
+}
 
-__all__ = ["PROCESSES", "Embedding", "Gaussian", "Process"]
+__all__ = ["PROCESSES", "Embedding", "Gaussian", "LinearSimplex", "Process", "Simplex"]

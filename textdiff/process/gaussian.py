@@ -30,7 +30,12 @@ class Gaussian(Process):
 
     @property
     def feature_width(self) -> int:
-        return self.embedding.embedding_dim + self.codebook().shape[-1]
+        return self.embedding.embedding_dim + self.state_width
+
+    @property
+    def state_width(self) -> int:
+        """Numbers a token in a state."""
+        return self.embedding.embedding_dim
 
     @abstractmethod
     def codebook(self) -> Tensor:
@@ -48,7 +53,7 @@ class Gaussian(Process):
         return probs @ self.codebook()
 
     def prior(self, shape: tuple[int, int], noise: Noise) -> Tensor:
-        return noise.normal((*shape, self.codebook().shape[-1]))
+        return noise.normal((*shape, self.state_width))
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         alpha, sigma = self.schedule(column(t, x_0))

@@ -1,0 +1,97 @@
+"""Diffusion on the vocabulary: the state has a number for every token.
+
+`Simplex` is SSD-LM's logit simplex (Han et al. 2023, arXiv:2210.17432, section 3.1), also of TESS
+(Karimi Mahabadi et al. 2024, arXiv:2305.08379). Its clean point is +K at the token and -K elsewhere, its
+noise N(0, K^2 I); divided by K that is the Gaussian process on the corners c[w] = 2 onehot(w) - 1. K is
+left in one place only: the network reads softmax(K x_t), the mean embedding of a noisy text.
+
+`LinearSimplex` reads the noisy corner linearly, y = x_t W (FLM, arXiv:2602.16813): all that the network
+sees and all that a step changes then lies in D numbers with noise N(0, W^T W), and nothing of size V is
+drawn or kept. In coordinates in which that noise is white, y = z L^T with W^T W = L L^T (Cholesky), it is
+the Gaussian process on the codebook W L^-T.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textdiff.process.embedding import Embedding
+from textdiff.process.gaussian import Gaussian, column
+from textdiff.schedule import Schedule
+
+
+class Simplex(Gaussian):
+    """State `(B, L, V)`; clean points are the corners of a cube.
+
+    All corners are 2 sqrt(2) apart, twice as far as embeddings of radius 1 at right angles: the useful
+    range of gamma lies 2 log 2 higher than theirs, and rises with log V, as V - 1 wrong tokens compete.
+
+    Args:
+        embedding: token table `(V, D)`, for what the network reads.
+        schedule: t -> alpha_t, sigma_t.
+        half_width: K. In pure noise softmax(K x_t) is spread over many tokens for K below sqrt(2 log V)
+            (3.7 for 1,000 tokens, 4.7 for 50,000) and falls on a few random ones above it, as in the
+            random energy model (Derrida 1981): more K reads clean text better, and noise worse.
+    """
+
+    def __init__(self, embedding: nn.Embedding, schedule: Schedule, *, half_width: float = 5.0) -> None:
+        super().__init__(embedding, schedule)
+        if half_width <= 0:
+            raise ValueError(f"simplex process: half_width must be positive, not {half_width}")
+        self.half_width = half_width
+
+    @property
+    def feature_width(self) -> int:
+        return 2 * self.embedding.embedding_dim
+
+    @property
+    def state_width(self) -> int:
+        return self.embedding.num_embeddings
+
+    def codebook(self) -> Tensor:
+        """All corners, `(V, V)`: for tests; nothing else here needs them side by side."""
+        return 2 * torch.eye(self.state_width).to(self.embedding.weight) - 1
+
+    def encode(self, ids: Tensor) -> Tensor:
+        return self.mean(F.one_hot(ids, self.state_width).to(self.embedding.weight.dtype))
+
+    def round(self, x_0: Tensor) -> Tensor:
+        return x_0.argmax(-1)
+
+    def mean(self, probs: Tensor) -> Tensor:
+        return 2 * probs - 1
+
+    def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.schedule(column(t, x_t))
+        return 2 * alpha / sigma**2 * x_t
+
+    def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
+        """Posterior mean beside the mean embedding under softmax(K x_t), `(B, L, 2 D)`."""
+        read = self.reread(torch.softmax(self.half_width * x_t, -1))
+        return torch.cat([super(Gaussian, self).features(x_t, t, log_posterior), read], -1)
+
+
+class LinearSimplex(Embedding):
+    """State `(B, L, D)`: noisy corners of the simplex as a linear layer W sees them, noise made white.
+
+    Clean points have different norms, the less the more tokens there are that look like them.
+
+    Args:
+        embedding: token table `(V, D)`; its normalised rows are W.
+        schedule: t -> alpha_t, sigma_t.
+        scale: root mean square radius of the clean points. One-hot corners themselves have sqrt(D / V):
+            gamma is then lower by log(V / D) than theirs.
+    """
+
+    ridge = 1e-5  # of the mean square of W: W^T W has an inverse, where V < D too
+
+    def codebook(self) -> Tensor:
+        table = self.table()
+        with torch.autocast(table.device.type, enabled=False):
+            covariance = table.T @ table
+            covariance = covariance + self.ridge * len(table) * torch.eye(len(covariance)).to(table)
+            white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), table.T, upper=False)
+        return white.T * self.scale * (len(table) / table.shape[1]) ** 0.5
+
+    def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return Gaussian.log_likelihood(self, x_t, t)
