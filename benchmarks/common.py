@@ -19,7 +19,7 @@ import torch
 from textdiff import cli
 from textdiff.api import load
 from textdiff.batches import CHUNK
-from textdiff.metrics import bootstrap, rouge, summarization_report
+from textdiff.metrics import bootstrap, paired_bootstrap, rouge, summarization_report
 from textdiff.model import TextModel
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,18 +63,20 @@ def fit(args: list[str], steps: int, folder: Path) -> StepClock:
     return clock
 
 
-def train_for(args: list[str], minutes: float, folder: Path) -> tuple[TextModel, dict[str, Any]]:
+def train_for(
+    args: list[str], minutes: float, folder: Path, steps: int | None = None
+) -> tuple[TextModel, dict[str, Any]]:
     """Train for a budget of minutes: steps times the step time, measured first on the idle machine.
 
-    A folder that already holds a finished model is used as it is.
+    With `steps`, for those instead. A folder that already holds a finished model is used as it is.
     """
     note = folder / "budget.json"
-    asked = {"flags": args, "minutes": minutes}
+    asked = {"flags": args, "minutes": minutes} | ({} if steps is None else {"steps": steps})
     if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["asked"] != asked:
         sys.exit(f"{folder} holds a model of other flags or minutes; give another --name or --runs")
     if not note.is_file():
         probe = fit(args, PROBE, folder.with_name(folder.name + "-probe")).mean()
-        steps = int(minutes * 60 / probe)
+        steps = steps or int(minutes * 60 / probe)
         start = time.perf_counter()
         clock = fit(args, steps, folder)
         budget = {
@@ -113,10 +115,21 @@ def measure(runs: list[list[str]], references: list[list[str]], sources: list[st
     return metrics
 
 
+def compare(rows: list[dict[str, Any]]) -> None:
+    """Add to every row how far its ROUGE-L is ahead of the twin's greedy one, text by text.
+
+    Takes the scores of single texts, `per_example`, out of the rows.
+    """
+    scores = [row.pop("per_example") for row in rows]
+    base = next(i for i, row in enumerate(rows) if row.get("decoding") == "greedy")
+    for row, own in zip(rows, scores, strict=True):
+        row["rougeL_ahead_of_greedy"] = paired_bootstrap(own, scores[base])
+
+
 def how(row: dict[str, Any]) -> str:
     """Sampler or decoding, and MBR, in words."""
     spec = row.get("sampler") or row.get("decoding") or ""
-    parts = [spec["name"] if isinstance(spec, dict) else spec]
+    parts = [spec["name"] if isinstance(spec, dict) else spec, row.get("training", "")]
     parts.append(f"MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
     return ", ".join(part for part in parts if part)
 

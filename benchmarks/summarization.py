@@ -23,7 +23,7 @@ import torch
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.hardware import fast_dtype
-from textdiff.metrics import ROUGE_SCORER, bleu, lead
+from textdiff.metrics import ROUGE_SCORER, bleu, lead, rouge
 from textdiff.model import TextModel
 
 SYSTEMS = ("diffusion", "autoregressive")
@@ -48,6 +48,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mbr_nfe", type=int, default=16)
     parser.add_argument("--max_examples", type=int, help="only the first test examples")
     parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument(
+        "--equal_examples", action="store_true", help="also a twin trained for the diffusion's steps"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
@@ -82,10 +85,12 @@ def row(
         seconds = statistics.median(one.seconds for one in timed)
         result["seconds_per_example"] = seconds / len(examples)
     result["metrics"] = common.measure(texts, references, sources)
+    result["per_example"] = [rouge(one, references)["rougeL"] for one in texts]
     result["examples_shown"] = texts[0][:5]
     shown = {name: round(result["metrics"][name]["mean"], 2) for name in ("rougeL", "bleu")}
     print(
-        {**{k: v for k, v in result.items() if k not in ("metrics", "examples_shown")}, **shown},
+        {k: v for k, v in result.items() if k not in ("metrics", "per_example", "examples_shown")}
+        | shown,
         flush=True,
     )
     return result
@@ -150,12 +155,18 @@ def diffusion_rows(
     return [*rows, mbr_row(name, model, examples, held, options, [*single, *drawn])]
 
 
+def greedy_row(model: TextModel, examples: list[Any], batch_size: int, **details: Any) -> dict[str, Any]:
+    """The twin's likeliest next token, always."""
+    made = write(model, examples, batch_size)
+    return row("autoregressive", made, examples, model, decoding="greedy", candidates=1, **details)
+
+
 def twin_rows(
     model: TextModel, examples: list[Any], held: list[Any], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Greedy, beam 4, sampling with MBR."""
     size, name = options.batch_size, "autoregressive"
-    rows = [row(name, write(model, examples, size), examples, model, decoding="greedy", candidates=1)]
+    rows = [greedy_row(model, examples, size)]
     grid = [{"decoding": {"name": "beam", "beams": 4, "length_penalty": p}} for p in PENALTIES]
     chosen, trials = choose(model, held, size, grid)
     made = write(model, examples, size, **chosen)
@@ -198,6 +209,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for system in SYSTEMS:
         flags = training_flags(options, system)
         models[system], budgets[system] = common.train_for(flags, options.minutes, folder / system)
+    if options.equal_examples:
+        flags, steps = training_flags(options, "autoregressive"), budgets["diffusion"]["steps"]
+        trained = common.train_for(flags, options.minutes, folder / "equal_examples", steps)
+        models["equal examples"], budgets["equal examples"] = trained
     files = {key: getattr(options, key) for key in ("train_file", "validation_file", "test_file")}
     data = TextData(**files, dataset_name=options.dataset_name)
     examples = data.examples("test")[: options.max_examples]
@@ -206,7 +221,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = [row("lead", [[lead(source) for source in sources]], examples, None)]
     rows.append(row("copy", [sources], examples, None))
     rows += twin_rows(models["autoregressive"], examples, held, options)
+    if options.equal_examples:
+        trained = models["equal examples"]
+        rows.append(greedy_row(trained, examples, options.batch_size, training="equal examples"))
     rows += diffusion_rows(models["diffusion"], examples, held, options)
+    common.compare(rows)
     result |= {
         "train_minutes": options.minutes,
         "budget": budgets,
