@@ -1,7 +1,7 @@
 """Optimizers and the learning-rate schedule.
 
 `AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101), fused. `Muon` (Jordan et al. 2024; scaled to
-AdamW's update size as in Liu et al. 2025, arXiv:2502.16982) for the matrices inside the transformers,
+AdamW's update size as in Liu et al. 2025, arXiv:2502.16982) for the matrices inside stacks of layers,
 AdamW for embeddings, the projections to and from them, and everything with fewer dimensions.
 
 `torch.optim.Muon` works on one matrix at a time and always in bfloat16, which costs four times the rest
@@ -92,13 +92,13 @@ class Orthogonal(torch.optim.Optimizer):
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on the transformers' matrices, AdamW on the rest, as one optimizer."""
+    """Muon on the matrices inside stacks of layers, AdamW on the rest, as one optimizer."""
 
     def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
-        named = list(model.named_parameters())
-        inner = [p for name, p in named if p.dim() == 2 and "transformer.blocks" in name]
-        ids = {id(p) for p in inner}
-        rest = [p for _, p in named if id(p) not in ids]
+        stacks = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
+        ids = {id(p) for stack in stacks for p in stack.parameters() if p.dim() == 2}
+        inner = [p for p in model.parameters() if id(p) in ids]
+        rest = [p for p in model.parameters() if id(p) not in ids]
         self.parts: list[torch.optim.Optimizer] = [
             Orthogonal(inner, learning_rate, weight_decay),
             _adamw(model, rest, learning_rate, weight_decay),
