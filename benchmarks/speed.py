@@ -18,8 +18,8 @@ import torch
 
 from textdiff.config import Config
 from textdiff.data import TextData
+from textdiff.diffusion import TextDiffusion
 from textdiff.hardware import fast_dtype, tune_allocator
-from textdiff.model import TextDiffusion
 from textdiff.optimizer import Muon
 from textdiff.sampler import precision
 from textdiff.train import shape

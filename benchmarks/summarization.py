@@ -20,13 +20,14 @@ from typing import Any
 import common
 import torch
 
+from textdiff.config import named
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.hardware import fast_dtype
 from textdiff.metrics import ROUGE_SCORER, bleu, lead, rouge
 from textdiff.model import TextModel
 
-SYSTEMS = ("diffusion", "autoregressive")
+SYSTEMS = ("diffusion", "autoregressive")  # the kinds, for which training settings are counted
 PENALTIES = (0.6, 1.0, 1.4)
 TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 1.0)
 
@@ -41,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test_file")
     parser.add_argument("--dataset_name")
     parser.add_argument("--minutes", type=float, default=15, help="training budget of every system")
+    parser.add_argument("--processes", nargs="+", default=["embedding"], help="of diffusion")
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 8, 16, 64])
     parser.add_argument("--seeds", type=int, default=3, help="generation seeds")
     parser.add_argument("--samplers", nargs="+", default=["confidence", "ancestral"])
@@ -49,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max_examples", type=int, help="only the first test examples")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument(
-        "--equal_examples", action="store_true", help="also a twin trained for the diffusion's steps"
+        "--equal_examples", action="store_true", help="also a twin of the first process's steps"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
@@ -59,14 +61,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def training_flags(options: argparse.Namespace, system: str) -> list[str]:
-    """Flags of `python -m textdiff.train` for one system."""
+def training_flags(options: argparse.Namespace, name: str) -> list[str]:
+    """Flags of `python -m textdiff.train` for the twin or for a process."""
     flags = ["--config", options.config]
     for key in ("train_file", "validation_file", "test_file", "dataset_name"):
         if getattr(options, key):
             flags += [f"--data.{key}", getattr(options, key)]
-    own = options.set + (options.set_twin if system == "autoregressive" else [])
-    return [*flags, "--model.network.system", system, *(f"--{flag}" for flag in own)]
+    twin = name == "autoregressive"
+    flags += ["--model.network.system", name if twin else "diffusion"]
+    flags += [] if twin or name == "embedding" else ["--model.network.process", name]
+    return [*flags, *(f"--{flag}" for flag in options.set + (options.set_twin if twin else []))]
 
 
 def row(
@@ -136,7 +140,7 @@ def diffusion_rows(
     model: TextModel, examples: list[Any], held: list[Any], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Single samples at every NFE, the surest tokens first or all together; then MBR."""
-    size, name, rows = options.batch_size, model.config.process, []
+    size, name, rows = options.batch_size, named(model.config.process)["name"], []
 
     def grid(**how: Any) -> list[dict[str, Any]]:
         return [{**how, "steps": options.mbr_nfe, "temperature": t} for t in TEMPERATURES]
@@ -206,11 +210,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     folder, started = options.runs / options.name, time.perf_counter()
     result = common.header("summarization", options.name, "test")  # before the code can change
     models, budgets = {}, {}
-    for system in SYSTEMS:
-        flags = training_flags(options, system)
-        models[system], budgets[system] = common.train_for(flags, options.minutes, folder / system)
+    for name in (*options.processes, "autoregressive"):
+        flags = training_flags(options, name)
+        models[name], budgets[name] = common.train_for(flags, options.minutes, folder / name)
     if options.equal_examples:
-        flags, steps = training_flags(options, "autoregressive"), budgets["diffusion"]["steps"]
+        flags, steps = training_flags(options, "autoregressive"), budgets[options.processes[0]]["steps"]
         trained = common.train_for(flags, options.minutes, folder / "equal_examples", steps)
         models["equal examples"], budgets["equal examples"] = trained
     files = {key: getattr(options, key) for key in ("train_file", "validation_file", "test_file")}
@@ -224,7 +228,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.equal_examples:
         trained = models["equal examples"]
         rows.append(greedy_row(trained, examples, options.batch_size, training="equal examples"))
-    rows += diffusion_rows(models["diffusion"], examples, held, options)
+    for name in options.processes:
+        rows += diffusion_rows(models[name], examples, held, options)
     common.compare(rows)
     result |= {
         "train_minutes": options.minutes,

@@ -18,10 +18,14 @@ import common
 import torch
 
 from textdiff.batches import pad as pad_ids
+from textdiff.config import named
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import unconditional_report
 from textdiff.model import TextModel
+
+Report = dict[str, float]
+Row = dict[str, Any]
 
 
 def arguments() -> argparse.Namespace:
@@ -37,16 +41,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nfe", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3, help="generation seeds")
+    parser.add_argument("--processes", nargs="+", default=["embedding"], help="of diffusion")
+    parser.add_argument("--long", type=int, default=0, help="tokens of texts written block by block")
+    parser.add_argument("--long_samples", type=int, default=16)
+    parser.add_argument("--block_length", type=int, default=32)
+    parser.add_argument("--block_steps", type=int, default=32)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
     return parser.parse_args()
 
 
 @torch.no_grad()
-def judged(judge: TextModel, texts: list[str]) -> float:
-    """Perplexity a token of `texts` under the judge, EOS included."""
-    limit, eos = judge.config.max_length, judge.tokenizer.eos_id
-    rows = [[*ids[: limit - 1], eos] for ids in judge.tokenizer.encode(texts) if ids]
+def judged(judge: TextModel, rows: list[list[int]]) -> float:
+    """Perplexity a token of texts under the judge, their EOS included where they end."""
     total = count = 0.0
     for i in range(0, len(rows), 64):
         ids, valid = pad_ids(rows[i : i + 64], judge.tokenizer.pad_id)
@@ -63,9 +70,46 @@ def spread(reports: list[dict[str, float]]) -> dict[str, common.Metric]:
     return {name: {"mean": sum(v) / len(v), "low": min(v), "high": max(v)} for name, v in values.items()}
 
 
-def report(texts: list[str], train: list[str], judge: TextModel) -> dict[str, float]:
-    """All figures of one set of texts."""
-    return unconditional_report(texts, train) | {"judge_perplexity": judged(judge, texts)}
+def report(rows: list[list[int]], train: list[str], judge: TextModel) -> Report:
+    """All figures of one set of texts, given by their tokens."""
+    return unconditional_report(judge.tokenizer.decode(rows), train) | {
+        "judge_perplexity": judged(judge, rows)
+    }
+
+
+def long_rows(
+    model: TextModel, judge: TextModel, train: list[str], options: argparse.Namespace
+) -> list[Row]:
+    """Texts of many tokens, block by block: figures of every part of them, and seconds a token."""
+    rows, how = [], {"sampler": "confidence", "decoder": "sample", "steps": options.block_steps}
+    for length in (options.long // 4, options.long // 2, options.long):
+        made = generate_texts(
+            model,
+            num_samples=options.long_samples,
+            block_length=options.block_length,
+            length=length,
+            dtype="auto",
+            **how,
+        )
+        tokens = sum(map(len, made.ids))
+        rows.append(
+            {
+                "system": named(model.config.process)["name"],
+                **how,
+                "block_length": options.block_length,
+                "length": length,
+                "mean_length": tokens / options.long_samples,
+                "nfe": made.nfe,
+                "seconds_per_token": made.seconds / tokens,
+            }
+        )
+    part = 64
+    for start in range(0, options.long - part + 1, part):
+        pieces = [ids[start : start + part] for ids in made.ids if len(ids) >= start + part]
+        if pieces:
+            figures = report(pieces, train, judge)
+            rows.append({"part": start // part, "texts": len(pieces), "metrics": spread([figures])})
+    return [*rows, {"examples_shown": made.texts[:2]}]
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -76,32 +120,36 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     files = {key: getattr(options, key) for key in keys if getattr(options, key)}
     flags = ["--config", options.config, *(f"--{flag}" for flag in options.set)]
     flags += [part for key, value in files.items() for part in (f"--data.{key}", value)]
-    names = {"diffusion": ("diffusion", 0), "autoregressive": ("autoregressive", 0)}
     models, budgets = {}, {}
-    for label, (system, seed) in {**names, "judge": ("autoregressive", 1)}.items():
-        own = ["--model.network.system", system, "--model.seed", str(seed), "--data.seed", str(seed)]
-        models[label], budgets[label] = common.train_for([*flags, *own], options.minutes, folder / label)
-    data = TextData(**files, tokenizer=str(folder / "judge" / "model"), max_target_length=64)
+    for name in (*options.processes, "autoregressive", "judge"):
+        twin, seed = name not in options.processes, str(int(name == "judge"))
+        own = ["--model.seed", seed, "--data.seed", seed]
+        own += ["--model.network.system", "autoregressive"] if twin else ["--model.network.process", name]
+        models[name], budgets[name] = common.train_for([*flags, *own], options.minutes, folder / name)
+    judge = models["judge"]
+    size = judge.config.max_length
+    data = TextData(**files, tokenizer=str(folder / "judge" / "model"), max_target_length=size)
     data.setup("test")
     train = [example.target for example in data.examples("train")]
-    test = [example.target for example in data.examples("test")][: options.samples]
-    rows = [{"system": "data", "metrics": spread([report(test, train, models["judge"])])}]
+    test = [[*ids] for _, ids in data.table("test")][: options.samples]
+    rows = [{"system": "data", "metrics": spread([report(test, train, judge)])}]
     settings = [("autoregressive", {"decoding": "sample"})]
     ways = [
         {"sampler": "confidence", "decoder": "sample"},
         {"sampler": "ancestral", "decoder": "softmax"},
     ]
-    settings += [("diffusion", {**way, "steps": nfe}) for way in ways for nfe in options.nfe]
-    for label, how in settings:
+    for name in options.processes:
+        settings += [(name, {**way, "steps": nfe}) for way in ways for nfe in options.nfe]
+    for name, how in settings:
         made = [
-            generate_texts(models[label], num_samples=options.samples, seed=seed, dtype="auto", **how)
+            generate_texts(models[name], num_samples=options.samples, seed=seed, dtype="auto", **how)
             for seed in range(options.seeds)
         ]
-        metrics = spread([report(one.texts, train, models["judge"]) for one in made])
+        metrics = spread([report(one.ids, train, judge) for one in made])
         seconds = min(one.seconds for one in made) / options.samples
         rows.append(
             {
-                "system": "embedding" if label == "diffusion" else label,
+                "system": name,
                 **how,
                 "nfe": made[0].nfe,
                 "seeds": options.seeds,
@@ -111,7 +159,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             }
         )
         print(rows[-1]["system"], how, {k: round(v["mean"], 2) for k, v in metrics.items()}, flush=True)
-    return result | {"train_minutes": options.minutes, "budget": budgets, "rows": rows}
+    result |= {"train_minutes": options.minutes, "budget": budgets, "rows": rows}
+    if options.long:
+        result["long"] = long_rows(models[options.processes[0]], judge, train, options)
+    return result
 
 
 def main() -> None:

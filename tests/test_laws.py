@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.config import Config
 from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, Guided
+from textdiff.diffusion import TextDiffusion
 from textdiff.generation import generate_texts
-from textdiff.model import Config, TextDiffusion
 from textdiff.noise import Noise
 from textdiff.process import PROCESSES, Gaussian, Process
 from textdiff.sampler import DDIM, SAMPLERS, Predict, keep

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from textdiff.config import Config
-from textdiff.model import TextDiffusion
+from textdiff.diffusion import TextDiffusion
 from textdiff.tokenizer import Tokenizer
 
 ROWS, LONG, SHORT = 4000, 9, 5

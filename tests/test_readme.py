@@ -44,6 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row = '{"source": "One two three four. Five six.", "target": "one five"}\n'
     (folder / "my.jsonl").write_text(row * 40)
     (folder / "documents.txt").write_text("A text about one.\nAnother about two.\n")
+    (folder / "my.txt").write_text("One two three four. Five six.\n" * 40)
+    (folder / "prompts.txt").write_text("One two\nFive\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for args in commands("python -m textdiff.train"):
@@ -53,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_commands_leave_models(folder: Path) -> None:
-    for run in ("quickstart", "summarization"):
+    for run in ("quickstart", "summarization", "unconditional"):
         names = {path.name for path in (folder / "runs" / run).iterdir()}
         assert {"model", "loss.png", "metrics.json", "checkpoints"} <= names
 
@@ -62,8 +64,8 @@ def test_generate_commands(folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(folder)
     assert commands("textdiff generate")
     for args in commands("textdiff generate"):
-        api.main(["generate", *args[:-1], "2"] if args[-2] == "--steps" else ["generate", *args])
-    assert len(capsys.readouterr().out.splitlines()) == 2
+        api.main(["generate", *args, "--steps", "2"])
+        assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_python_code(folder: Path, monkeypatch) -> None:
@@ -75,7 +77,7 @@ def test_python_code(folder: Path, monkeypatch) -> None:
 def test_files_named_exist() -> None:
     for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|txt))`", README):
         found = [(ROOT / part / name).exists() for part in ("", "textdiff", "textdiff/process")]
-        assert any(found) or name == "documents.txt", name
+        assert any(found) or name in ("documents.txt", "prompts.txt", "my.txt"), name
     for name in re.findall(r"^\| `([\w`, ]+)` \|", README, flags=re.MULTILINE):
         for config in re.findall(r"\w+", name):
             known = (ROOT / "configs" / f"{config}.yaml").exists()

@@ -8,7 +8,8 @@ import torch
 
 from textdiff import twin
 from textdiff.config import Config
-from textdiff.model import Request, TextDiffusion
+from textdiff.diffusion import TextDiffusion
+from textdiff.model import Request
 from textdiff.tokenizer import Tokenizer
 from textdiff.twin import Twin, Writer
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from textdiff.diffusion import TextDiffusion
 from textdiff.generation import Generation, generate_texts
 from textdiff.hardware import tune_allocator
-from textdiff.model import TextDiffusion, TextModel
+from textdiff.model import TextModel
 from textdiff.movie import write_movie
 from textdiff.storage import find_folder, read_config
 from textdiff.twin import SYSTEMS
@@ -119,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("file", nargs="?", help="one source (or prompt) per line; - = standard input")
     sub.add_argument("--num_samples", type=int, help="texts to write from nothing")
     sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
+    sub.add_argument("--block_length", type=int, help="write that many tokens at a time, to any length")
     sub.add_argument("--steps", type=int, help="network evaluations of a text")
     sub.add_argument("--sampler", help="confidence, ancestral, ddim, renoise")
     sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")

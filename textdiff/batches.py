@@ -1,6 +1,7 @@
 """Batches of token ids, and the order in which training sees them.
 
-A batch is a dict: `ids (B, L)` int64, targets that end in one EOS; `mask (B, L)` bool, True = to be
+A batch is a dict: `ids (B, L)` int64, targets that end in one EOS (a piece of a longer text that does not
+hold its end has none); `mask (B, L)` bool, True = to be
 generated; `valid (B, L)` bool, False = padding; `source (B, S)` and `source_mask (B, S)` if sources
 are encoded; `index (B,)` int64, the example's place in the training stream (evaluation: its row),
 which keys its noise; `position`, an int, the number of the batch. `conditioning="prefix"` puts the

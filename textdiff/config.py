@@ -47,6 +47,9 @@ class Config:
         prefix_rate: share of examples with a clean prefix of random length.
         given_rate: share of examples with any tokens given, a random number, and all others pure noise.
         token_noise: share of all other examples whose tokens each draw their own time.
+        block_rate: share of examples cut to an open block that follows their first tokens, for writing
+            texts of any length block by block; then all of the above holds for the block.
+        block_length: most tokens of such a block.
         source_dropout: share of examples trained without their source (for guidance).
         length_weight: weight of the length loss.
         label_smoothing: of the autoregressive baseline.
@@ -70,6 +73,8 @@ class Config:
     token_noise: float = 0.5
     prefix_rate: float = 0.1
     given_rate: float = 0.5
+    block_rate: float = 0.0
+    block_length: int = 32
     source_dropout: float = 0.1
     length_weight: float = 0.1
     label_smoothing: float = 0.0

@@ -253,14 +253,19 @@ class TextData(LightningDataModule):
         self._report(split, counts)
 
     def _fit(self, source: list[int], target: list[int]) -> Iterator[Pair]:
-        """What is given and what `ids` will be; unconditional text in consecutive pieces."""
-        room, sep = self.hparams.max_target_length - 1, self.tokenizer.sep_id
+        """What is given and what `ids` will be; unconditional text in consecutive pieces.
+
+        Only a piece with the end of the text ends in EOS.
+        """
+        size, sep = self.hparams.max_target_length, self.tokenizer.sep_id
         source = source[: self.hparams.max_source_length] or [sep]
         given = {"none": [], "cross": source, "prefix": [*source, sep]}[self.layout]
         before = given if self.layout == "prefix" else []
-        starts = range(0, len(target) or 1, room)
-        for start in starts[:1] if given else starts:
-            yield given, [*before, *target[start : start + room], self.tokenizer.eos_id]
+        if given:
+            yield given, [*before, *target[: size - 1], self.tokenizer.eos_id]
+            return
+        for start in range(0, len(target) or 1, size):
+            yield given, [*target, self.tokenizer.eos_id][start : start + size]
 
     def _report(self, split: str, counts: Counter[str]) -> None:
         fate = "cut to" if self.columns[0] else "split into pieces of"

@@ -11,13 +11,15 @@ where it is, and the length is known before the words are.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.process import Process
-from textdiff.transformer import Context, Transformer
+from textdiff.transformer import Context, KeyValue, Transformer
 
 BARRED = -1e4  # logit of tokens that are never generated: finite, yet probability zero
 
@@ -54,6 +56,23 @@ class Encoder(nn.Module):
         return torch.cat([null, h], 1), torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
 
 
+@dataclass
+class Past:
+    """The text before an open block: read once, then used at every step.
+
+    Attributes:
+        keys_values: one pair a layer, P positions.
+        mask: `(B, P)` bool, False = padding.
+    """
+
+    keys_values: list[KeyValue]
+    mask: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Past":
+        """The same for some rows of the batch."""
+        return Past([(k[rows], v[rows]) for k, v in self.keys_values], self.mask[rows])
+
+
 class Denoiser(nn.Module):
     """features -> transformer -> logits.
 
@@ -64,6 +83,7 @@ class Denoiser(nn.Module):
         max_length: longest text, EOS and prefix included.
         max_source_length: most source tokens.
         barred: ids that are never generated.
+        blocks: also write open blocks: parts of a text whose end is not known.
     """
 
     def __init__(
@@ -78,6 +98,7 @@ class Denoiser(nn.Module):
         max_source_length: int,
         dropout: float = 0.0,
         barred: tuple[int, ...] = (),
+        blocks: bool = False,
     ) -> None:
         super().__init__()
         vocabulary, embedding_width = process.embedding.weight.shape
@@ -86,6 +107,7 @@ class Denoiser(nn.Module):
         self.gamma = nn.Linear(64, width)
         self.position = nn.Embedding(max_length, width)
         self.remaining = nn.Embedding(max_length, width)
+        self.open_end = nn.Parameter(torch.zeros(width)) if blocks else None
         self.given = nn.Parameter(torch.zeros(width))
         self.previous = nn.Linear(embedding_width, width, bias=False)
         self.transformer = Transformer(width, depth, heads, cross=encoder_depth > 0, dropout=dropout)
@@ -110,6 +132,32 @@ class Denoiser(nn.Module):
         memory, mask = self.encoder(self.process.table()[source], source_mask)
         return self.transformer.remember(memory, mask)
 
+    def remember(self, ids: Tensor, valid: Tensor, context: Context | None = None) -> Past:
+        """Read the text before a block, `ids (B, P)` with padding where not `valid`; P may be 0."""
+        if not ids.shape[1]:
+            return Past([], valid)
+        t = torch.zeros(ids.shape, device=ids.device)
+        x_0, given = self.process.encode(ids), torch.zeros_like(valid)
+        h = self.embed(x_0, t, given, self.process.log_posterior(x_0, t))
+        h = h + self.position.weight[: ids.shape[1]] + self.open_end
+        _, pairs = self.transformer(h, valid, context)
+        return Past(pairs, valid)
+
+    def embed(self, x_t: Tensor, t: Tensor, mask: Tensor, log_posterior: Tensor) -> Tensor:
+        """What the network reads of every token, `(B, L, D)`, but for its place."""
+        h = self.read(self.process.features(x_t, t, log_posterior))
+        h = h + self.gamma(self.time_features(t.expand(mask.shape)))
+        return h + self.given * ~mask[..., None]
+
+    def places(self, valid: Tensor, past: Past | None) -> tuple[Tensor, Tensor]:
+        """Positions `(B or 1, L)`, and what tells of the end of the text, `(B or 1, L, D)`."""
+        place = torch.arange(valid.shape[1], device=valid.device)[None]
+        if past is None:
+            left = (valid.sum(1, keepdim=True) - 1 - place).clamp(min=0)
+            return place, self.remaining(left)
+        place = past.mask.sum(1, keepdim=True) + place
+        return place.clamp(max=self.max_length - 1), self.open_end[None, None]
+
     def time_features(self, t: Tensor) -> Tensor:
         """Fourier features `(..., 64)` of the place of gamma(t) in its range."""
         schedule = self.process.schedule
@@ -127,6 +175,7 @@ class Denoiser(nn.Module):
         valid: Tensor,
         context: Context | None = None,
         previous: Tensor | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """Token logits `(B, L, V)`.
 
@@ -136,17 +185,18 @@ class Denoiser(nn.Module):
             mask: `(B, L)`, True = to be generated. valid: `(B, L)`, False = padding.
             context: the source, from `encode_source`.
             previous: `(B, L, E)` the last prediction, by `process.reread`; a row of zeros = none.
+            past: what all of this follows as an open block, from `remember`; None = a whole text.
         """
         log_posterior = self.process.log_posterior(x_t, t)
-        place = torch.arange(mask.shape[1], device=t.device)
-        left = (valid.sum(1, keepdim=True) - 1 - place).clamp(min=0)
-        h = self.read(self.process.features(x_t, t, log_posterior))
-        h = h + self.gamma(self.time_features(t.expand(mask.shape)))
-        h = h + self.position.weight[: mask.shape[1]] + self.remaining(left)
-        h = h + self.given * ~mask[..., None]
+        place, ending = self.places(valid, past)
+        h = self.embed(x_t, t, mask, log_posterior) + self.position(place) + ending
         if previous is not None:
             h = h + self.previous(previous)
-        h, _ = self.transformer(h, valid, context)
+        if past is None:
+            h, _ = self.transformer(h, valid, context)
+        else:
+            visible = torch.cat([past.mask, valid], 1)
+            h, _ = self.transformer(h, visible, context, past.keys_values or None, place)
         table = self.process.table()
         logits = F.linear(self.out(h), table * table.shape[1] ** -0.5, self.bias + self.bar)
         return logits + log_posterior
@@ -171,7 +221,37 @@ class Guided(nn.Module):
         self.denoiser, self.scale = denoiser, scale
         self.process, self.encode_source = denoiser.process, denoiser.encode_source
 
-    def forward(self, x_t: Tensor, t: Tensor, *, context: Context, **inputs: Tensor) -> Tensor:
-        conditional = self.denoiser(x_t, t, context=context, **inputs)
-        null = self.denoiser(x_t, t, context=context.null(), **inputs)
+    def remember(self, ids: Tensor, valid: Tensor, context: Context) -> tuple[Past, Past]:
+        """What an open block follows, read with the source and without it."""
+        read = self.denoiser.remember
+        return read(ids, valid, context), read(ids, valid, context.null())
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        context: Context,
+        past: tuple[Past | None, Past | None] = (None, None),
+        **inputs: Tensor,
+    ) -> Tensor:
+        conditional = self.denoiser(x_t, t, context=context, past=past[0], **inputs)
+        null = self.denoiser(x_t, t, context=context.null(), past=past[1], **inputs)
         return null + self.scale * (conditional - null)
+
+
+class Continued(nn.Module):
+    """A denoiser of the block that follows a text, with the signature of one of whole texts.
+
+    Args:
+        denoiser: a `Denoiser` with blocks, or a wrapper of one.
+        past: the text before, from its `remember`.
+    """
+
+    def __init__(self, denoiser: nn.Module, past: Any) -> None:
+        super().__init__()
+        self.denoiser, self.past = denoiser, past
+        self.process, self.evaluations = denoiser.process, denoiser.evaluations
+
+    def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor | Context | None) -> Tensor:
+        return self.denoiser(x_t, t, past=self.past, **inputs)

@@ -249,7 +249,7 @@ def write_all(
         for place, row in enumerate(some):
             rows[row] = written.ids[place]
             watched[row] = [frame[place] for frame in frames]
-    longest = max(map(len, watched))  # a batch of short texts can end in fewer steps
+    longest = max(map(len, watched), default=0)  # a batch of short texts can end in fewer steps
     return rows, [frames + frames[-1:] * (longest - len(frames)) for frames in watched], nfe
 
 

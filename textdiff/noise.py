@@ -1,6 +1,6 @@
 """Explicit random streams: one per example, so that no text depends on its batch.
 
-Every draw is keyed by (seed, example index, step) through the counter-based Philox generator
+Every draw is keyed by (seed, example index, block, step) through the counter-based Philox generator
 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") and made at the example's own
 length. The same seed therefore gives the same text whatever the batch size, the neighbours or the
 padding, and training resumes and distributes exactly.
@@ -26,22 +26,29 @@ class Noise:
         indices: global index of every example, B integers.
         valid: `(B, L)` bool, False = padding on the right; None draws full length everywhere.
         step: number of the draw's step; `at` moves to another one.
+        block: number of the block, where a text is written in several.
     """
 
     def __init__(
-        self, seed: int, indices: Sequence[int], valid: Tensor | None = None, step: int = 0
+        self,
+        seed: int,
+        indices: Sequence[int],
+        valid: Tensor | None = None,
+        step: int = 0,
+        block: int = 0,
     ) -> None:
         self.seed, self.indices, self.valid, self.step = seed, list(indices), valid, step
+        self.block = block
         self.device = None if valid is None else valid.device
         self.lengths = None if valid is None else valid.sum(1).tolist()
         self.generators = [
-            np.random.Generator(np.random.Philox(key=[seed, i], counter=[0, 0, 0, step]))
+            np.random.Generator(np.random.Philox(key=[seed, i], counter=[0, 0, block, step]))
             for i in self.indices
         ]
 
     def at(self, step: int) -> Self:
         """The same streams at another step."""
-        return type(self)(self.seed, self.indices, self.valid, step)
+        return type(self)(self.seed, self.indices, self.valid, step, self.block)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal draws, float32, shape `(B, L, ...)` or `(B,)`; zero on padding."""

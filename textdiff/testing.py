@@ -14,6 +14,7 @@ Legend: B batch, L length, V vocabulary. Everything in float64.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.process import Process
@@ -64,10 +65,16 @@ class MarkovLanguage:
         steps = self.transition.log()[ids[:, :-1], ids[:, 1:]]
         return self.initial.log()[ids[:, 0]] + steps.sum(1)
 
-    def log_posterior(self, emissions: Tensor) -> Tensor:
-        """log p(w_i | all emissions), `(B, L, V)`, of log `emissions (B, L, V)`."""
+    def log_posterior(self, emissions: Tensor, before: Tensor | None = None) -> Tensor:
+        """log p(w_i | all emissions), `(B, L, V)`, of log `emissions (B, L, V)`.
+
+        `before (B,)` is the word that the text follows, -1 where it follows none.
+        """
         emissions = emissions.double()
-        forward = [emissions[:, 0] + self.initial.log()]
+        start = self.initial.log()
+        if before is not None:
+            start = torch.where(before[:, None] < 0, start, self.transition.log()[before])
+        forward = [emissions[:, 0] + start]
         for emission in emissions[:, 1:].unbind(1):
             forward.append(emission + log_multiply(forward[-1], self.transition))
         backward = [torch.zeros_like(forward[0])]
@@ -107,6 +114,11 @@ class OracleDenoiser(nn.Module):
         super().__init__()
         self.process, self.language = process, language
 
+    def remember(self, ids: Tensor, valid: Tensor, context: Context | None = None) -> Tensor:
+        """All that a block of a Markov chain needs of the text before it: its last word `(B,)`, or -1."""
+        last = F.pad(ids, (1, 0)).gather(1, valid.sum(1, keepdim=True))[:, 0]
+        return torch.where(valid.any(1), last, -1)
+
     def forward(
         self,
         x_t: Tensor,
@@ -116,10 +128,11 @@ class OracleDenoiser(nn.Module):
         valid: Tensor,
         context: Context | None = None,
         previous: Tensor | None = None,
+        past: Tensor | None = None,
     ) -> Tensor:
-        """log p(w_i | x_t, given words), `(B, L, V)`."""
+        """log p(w_i | x_t, given words, what comes before by `remember`), `(B, L, V)`."""
         emissions = self.process.log_likelihood(x_t, t).double()
         words = torch.arange(self.language.vocabulary, device=x_t.device)
         known = HIDDEN * (self.process.round(x_t)[..., None] != words).double()
         emissions = torch.where(mask[..., None], emissions, known)
-        return self.language.log_posterior(emissions * valid[..., None])
+        return self.language.log_posterior(emissions * valid[..., None], past)

@@ -58,15 +58,15 @@ def bias_of(mask: Tensor | None, like: Tensor) -> Tensor | None:
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask, -1e4)
 
 
-def rotary_table(length: int, width: int, device: torch.device, start: int = 0) -> Tensor:
-    """Angles of the rotary positions start ... start + length - 1, as cos and sin `(2, L, K/2)`."""
-    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=device) / width)
-    angle = torch.arange(start, start + length, device=device)[:, None] * frequency
+def rotary_table(place: Tensor, width: int) -> Tensor:
+    """Angles of the positions `place (..., L)`, as cos and sin `(2, ..., L, K/2)`."""
+    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=place.device) / width)
+    angle = place[..., None] * frequency
     return torch.stack([angle.cos(), angle.sin()])
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Apply the rotary positions of `table (2, L, K/2)` to `x (B, H, L, K)`."""
+    """Apply the rotary positions of `table (2, ..., L, K/2)` to `x (B, H, L, K)`."""
     cos, sin = table.to(x.dtype)
     left, right = x.chunk(2, dim=-1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
@@ -187,16 +187,22 @@ class Transformer(nn.Module):
         valid: Tensor | None = None,
         context: Context | None = None,
         past: list[KeyValue] | None = None,
+        place: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
-        """`x (B, L, D)` -> `(B, L, D)`, and every layer's keys and values.
+        """`x (B, L, D)` -> `(B, L, D)`, and every layer's keys and values, the `P` past ones first.
 
         Args:
-            valid: `(B, L)` bool, False = padding that nobody attends to.
+            valid: `(B, P + L)` bool, False = padding that nobody attends to.
             context: the memory, if the blocks cross-attend.
-            past: keys and values of earlier positions (causal decoding); `x` continues them.
+            past: keys and values of P earlier positions; `x` continues them.
+            place: `(B, L)` positions of `x`, if they are not P ... P + L - 1 in every row.
         """
         start = 0 if past is None else past[0][0].shape[2]
-        table = rotary_table(x.shape[1], self.head_width, x.device, start)
+        if place is None:
+            place = torch.arange(start, start + x.shape[1], device=x.device)
+        else:
+            place = place[:, None]  # the same for all heads
+        table = rotary_table(place, self.head_width)
         visible = valid
         if self.causal and x.shape[1] > 1:
             square = torch.ones(x.shape[1], start + x.shape[1], dtype=torch.bool, device=x.device)

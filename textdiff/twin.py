@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from textdiff.config import Config, build
 from textdiff.denoiser import BARRED, Encoder
-from textdiff.model import Losses, Request, TextDiffusion, TextModel, Written, log_unigram
+from textdiff.diffusion import TextDiffusion
+from textdiff.model import Losses, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise
 from textdiff.sampler import precision
 from textdiff.tokenizer import Tokenizer

@@ -1,0 +1,275 @@
+"""`TextDiffusion`: the denoiser and the length, trained, sampled and saved as one model.
+
+The training loss of one batch, with given tokens at t = 0:
+
+    t ~ low-discrepancy uniform, one for the example or (token-wise noise) one for every token;
+        1 where any tokens are given, as the sampler `confidence` has it
+    x_t = where(mask, corrupt(x_0, t), x_0),   loss = -log p(ids | x_t, t, source) where mask
+
+A share of the examples can be open blocks (`blocks.py`) instead of whole texts.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textdiff.batches import pad
+from textdiff.blocks import BlockWriter, check_blocks, cut_blocks
+from textdiff.config import Config, build, named
+from textdiff.decoder import DECODERS
+from textdiff.denoiser import Denoiser, Guided
+from textdiff.length import Length
+from textdiff.model import Losses, Request, TextModel, Written, log_unigram
+from textdiff.noise import Noise, low_discrepancy
+from textdiff.process import PROCESSES
+from textdiff.sampler import SAMPLERS, Predict, keep, precision
+from textdiff.schedule import SCHEDULES
+from textdiff.tokenizer import Tokenizer
+from textdiff.transformer import Context
+
+
+def select(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """Some rows of a batch, `rows (B,)` bool."""
+    return {key: value[rows] if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def join(parts: list[Losses], parameters: list[Tensor]) -> Losses:
+    """Losses of parts of a batch as those of all; every one of `parameters` takes part (DDP)."""
+    width = max(part.nll.shape[1] for part in parts)
+    nll, mask = (
+        torch.cat([F.pad(x, (0, width - x.shape[1])) for x in column])
+        for column in zip(*((part.nll, part.mask) for part in parts), strict=True)
+    )
+    lengths = [part.length for part in parts if part.length is not None]
+    touch = 0 * sum(parameter.sum() for parameter in parameters)
+    return Losses(
+        nll + touch, mask, torch.cat([part.t for part in parts]), torch.cat(lengths) if lengths else None
+    )
+
+
+class TextDiffusion(TextModel):
+    """A text diffusion model.
+
+    Args:
+        config: shapes of everything.
+        tokenizer: text <-> ids.
+    """
+
+    system = "diffusion"
+    options = frozenset({"steps", "sampler", "decoder", "temperature", "guidance_scale", "block_length"})
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        super().__init__(config, tokenizer)
+        if config.prefix_rate + config.given_rate > 1:
+            raise ValueError(
+                f"prefix_rate {config.prefix_rate} and given_rate {config.given_rate} are shares of all "
+                "examples: lower one of them, so that they add up to at most 1"
+            )
+        embedding = nn.Embedding(len(tokenizer), config.embedding_width)
+        process = build(PROCESSES, config.process, embedding, build(SCHEDULES, config.schedule))
+        barred = tuple(i for i in tokenizer.special_ids if i != tokenizer.eos_id)
+        self.denoiser = Denoiser(
+            process,
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            encoder_depth=config.encoder_depth if config.conditioning == "cross" else 0,
+            max_length=config.max_length,
+            max_source_length=config.max_source_length,
+            dropout=config.dropout,
+            barred=barred,
+            blocks=config.block_rate > 0,
+        )
+        width = config.embedding_width if self.denoiser.encoder is None else config.width
+        self.length = Length(config.max_length, width)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.denoiser
+
+    @property
+    def process(self) -> nn.Module:
+        return self.denoiser.process
+
+    def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
+        self.process.log_prior.copy_(log_unigram(token_counts))
+        self.length.fit(length_counts)
+
+    def read(self, source: Tensor | None, source_mask: Tensor | None) -> Context | None:
+        """Run the source encoder, or return None where there is none."""
+        if self.denoiser.encoder is None:
+            return None
+        return self.denoiser.encode_source(source, source_mask)
+
+    def loss(self, batch: dict[str, Tensor], seed: int) -> Losses:
+        if not self.config.block_rate:
+            return self.loss_of(batch, seed)
+        size = (len(batch["ids"]),)
+        draws = Noise(seed, batch["index"].tolist(), batch["valid"], step=1)
+        coin, where, share = draws.uniform(size), draws.uniform(size), draws.uniform(size)
+        chosen = coin < self.config.block_rate
+        parts = [self.loss_of(select(batch, ~chosen), seed)] if not chosen.all() else []
+        if chosen.any():
+            tokens = 1 + (share[chosen] * self.config.block_length).long()
+            ends = self.tokenizer.eos_id, self.config.max_length
+            blocks = cut_blocks(select(batch, chosen), where[chosen], tokens, *ends)
+            parts.append(self.loss_of(blocks, seed))
+        return join(
+            parts, [self.denoiser.open_end, self.denoiser.remaining.weight, *self.length.parameters()]
+        )
+
+    def loss_of(self, batch: dict[str, Tensor], seed: int) -> Losses:
+        """Of whole texts, or of open blocks as `cut_blocks` makes them."""
+        ids, valid = batch["ids"], batch["valid"]
+        noise = Noise(seed, batch["index"].tolist(), valid)
+        coins = noise.uniform((len(ids),)), noise.uniform((len(ids),)), noise.uniform((len(ids),))
+        mask, settled = self.draw_mask(batch["mask"], noise)
+        own = (coins[0] < self.config.token_noise) & ~settled
+        t = low_discrepancy(seed, batch["index"]).to(ids.device).masked_fill(settled, 1.0)
+        times = torch.where(own[:, None], noise.uniform(ids.shape), t[:, None]) * mask
+        x_0 = self.process.encode(ids)
+        x_t = keep(mask, self.process.corrupt(x_0, times, noise), x_0)
+        context = self.read_training(batch, coins[1])
+        chosen = coins[2] < self.config.self_conditioning
+        inputs = {"mask": mask, "valid": valid}
+        if "before" in batch:
+            inputs["past"] = self.denoiser.remember(batch["before"], batch["before_valid"], context)
+        previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
+        logits = self.denoiser(x_t, times, context=context, previous=previous, **inputs)
+        nll = self.process.loss(logits, ids, x_t, times)
+        time = t.masked_fill(own | settled, torch.nan)
+        if "before" in batch:  # an open block knows no length
+            return Losses(nll, mask, time)
+        # any tokens would tell how many there are: a length is told from a source or a prefix
+        open_ = torch.where(settled[:, None], batch["mask"], mask)
+        log_lengths = self.length(self.pool(context, ids, open_, valid))
+        length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
+        return Losses(nll, mask, time, length)
+
+    def draw_mask(self, mask: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """`mask (B, L)` without what is given: a prefix or any tokens, both a random number of them.
+
+        The second result, `(B,)`, says where it is any tokens.
+        """
+        coin, share = noise.uniform((len(mask),)), noise.uniform((len(mask),))
+        prefix = coin < self.config.prefix_rate
+        some = coin < self.config.prefix_rate + self.config.given_rate
+        place = torch.where(prefix[:, None], mask.cumsum(1).float(), noise.uniform(mask.shape))
+        rank = place.masked_fill(~mask, torch.inf).argsort(1).argsort(1)
+        return mask & (rank >= (share * mask.sum(1) * some).long()[:, None]), some & ~prefix
+
+    def read_training(self, batch: dict[str, Tensor], coin: Tensor) -> Context | None:
+        """The source, hidden in a share of the examples."""
+        if self.denoiser.encoder is None:
+            return None
+        seen = coin >= self.config.source_dropout
+        return self.read(batch["source"], batch["source_mask"] & seen[:, None])
+
+    @torch.no_grad()
+    def predict_first(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        ids: Tensor,
+        inputs: dict[str, Tensor],
+        context: Context | None,
+        chosen: Tensor,
+    ) -> Tensor:
+        """A first prediction, reread `(B, L, E)`, for the `chosen` rows; zero elsewhere."""
+        if not chosen.any():  # zeros, not None: every parameter takes part in every step (DDP)
+            return self.process.table()[ids] * 0
+        rows = chosen.nonzero()[:, 0]
+        some = {key: value[rows] for key, value in inputs.items()}
+        part = None if context is None else context.select(rows)
+        probs = torch.softmax(self.denoiser(x_t[rows], t[rows], context=part, **some), -1)
+        guess, given = self.process.reread(probs), self.process.table()[ids[rows]]
+        guess = torch.where(some["mask"][..., None], guess, given.to(guess.dtype))
+        return guess.new_zeros(len(ids), *guess.shape[1:]).index_copy(0, rows, guess)
+
+    def pool(self, context: Context | None, ids: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        """What the length is told from: the source, or the mean of the given tokens; `(B, D)`."""
+        if context is not None:
+            return context.pooled
+        given = (valid & ~mask)[..., None]
+        embedded = self.process.table()[ids] * given
+        return embedded.sum(1) / given.sum(1).clamp(min=1)
+
+    @torch.no_grad()
+    def write(self, request: Request) -> Written:
+        options = request.options
+        sampler = build(SAMPLERS, options.get("sampler", "confidence"), options.get("steps", 16))
+        # the likeliest answer to a source; drawn from nothing, or where a temperature is asked for
+        drawn = self.config.conditioning == "none" or "temperature" in options
+        usual = "sample" if drawn else "softmax"
+        spec = named(options.get("decoder", usual))
+        decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
+        guidance = options.get("guidance_scale", 1.0)
+        with precision(self.device, request.dtype):
+            context = self.read(request.source, request.source_mask)
+        denoiser = self.denoiser if guidance == 1 else Guided(self.denoiser, guidance)
+        if options.get("block_length") is not None:
+            parts = {"denoiser": denoiser, "sampler": sampler, "decoder": decoder, "context": context}
+            return self.write_blocks(request, **parts)
+        ids, mask, valid = self.lay_out(request, context)
+        noise = Noise(request.seed, request.index, valid)
+        frames: list[Tensor] = []
+        watch = frames.append if request.watch else None
+        inputs = (ids, mask, valid, context, noise, request.dtype)
+        predict = Predict(denoiser, decoder, *inputs, watch=watch)
+        out = request.cut(sampler(predict), valid)
+        return Written(out, predict.evaluations, [request.cut(frame, valid) for frame in frames])
+
+    def write_blocks(self, request: Request, **parts: Any) -> Written:
+        """Block by block, to EOS or to the length asked for; else to as much again as fits the model."""
+        size, hidden = request.options["block_length"], request.hidden.tolist()
+        given, most = [len(ids) for ids in request.prompt], self.config.max_length
+        total = [n + most for n in given] if self.config.conditioning != "prefix" else [most] * len(given)
+        if request.length:
+            total = [n + request.length for n in hidden]
+        check_blocks(self.config, size, total, given)
+        writer = BlockWriter(
+            **parts,
+            size=size,
+            window=self.config.max_length - size,
+            eos_id=self.tokenizer.eos_id,
+            seed=request.seed,
+            index=request.index,
+            dtype=request.dtype,
+            watch=request.watch,
+        )
+        texts = writer(request.prompt, total, self.device)
+        frames = [*texts.frames, texts.ids]
+        own = [[ids[n:] for ids, n in zip(frame, hidden, strict=True)] for frame in frames]
+        return Written(own[-1], texts.evaluations, own[:-1])
+
+    def lay_out(self, request: Request, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Given tokens and empty places: ids, mask, valid, each `(B, L)`."""
+        given, shown = pad(request.prompt, self.tokenizer.pad_id)
+        given, shown = given.to(self.device), shown.to(self.device)
+        pooled = self.pool(context, given, ~shown, shown)
+        own = shown.sum(1) - request.hidden.to(self.device)  # prompt tokens that belong to the text
+        count = torch.full_like(own, request.length or 0)
+        if not request.length:
+            count = self.length.quantile(pooled, request.quantile.to(self.device), own + 1)
+        total = count + request.hidden.to(self.device)
+        self.check_length(total, shown.sum(1))
+        place = torch.arange(int(total.max()), device=self.device)
+        valid = place < total[:, None]
+        ids = torch.full(valid.shape, self.tokenizer.pad_id, device=self.device)
+        ids[:, : given.shape[1]] = given[:, : ids.shape[1]]
+        return ids, valid & (place >= shown.sum(1, keepdim=True)), valid
+
+    def check_length(self, total: Tensor, given: Tensor) -> None:
+        """Refuse what does not fit the positions of the model or leaves nothing to write."""
+        if total.max() > self.config.max_length:
+            raise ValueError(
+                f"length {int(total.max())} is beyond the model's {self.config.max_length} positions; "
+                "ask for a shorter text or train with a larger --data.max_target_length"
+            )
+        if (given >= total).any():
+            raise ValueError(
+                f"a prompt of {int(given.max())} tokens fills the whole length "
+                f"{int(total[given.argmax()])}; shorten it or ask for a longer text"
+            )
