@@ -23,9 +23,11 @@ EOS, LONG = 1, 12
 PROMPTS = ["", "a", "word up", "longer than the window"]
 
 
-def make_model(conditioning: str = "none", process: str = "embedding", **options: float) -> TextDiffusion:
+def make_model(
+    conditioning: str = "none", process: str = "embedding", vocabulary: int = 260, **options: float
+) -> TextDiffusion:
     """Small, with weights moved away from their start, so that everything matters."""
-    tokenizer = Tokenizer.train(["a few words"], 260)
+    tokenizer = Tokenizer.train(["a few words"], vocabulary)
     torch.manual_seed(0)
     shape = {
         "width": 16,

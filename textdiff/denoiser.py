@@ -253,5 +253,10 @@ class Continued(nn.Module):
         self.denoiser, self.past = denoiser, past
         self.process, self.evaluations = denoiser.process, denoiser.evaluations
 
+    @property
+    def shift(self) -> Tensor | None:
+        """See `control.Shifted`."""
+        return getattr(self.denoiser, "shift", None)
+
     def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor | Context | None) -> Tensor:
         return self.denoiser(x_t, t, past=self.past, **inputs)

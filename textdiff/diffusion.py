@@ -26,6 +26,7 @@ from textdiff.noise import Noise, low_discrepancy
 from textdiff.process import PROCESSES
 from textdiff.sampler import SAMPLERS, Predict, keep, precision
 from textdiff.schedule import SCHEDULES
+from textdiff.steering import steer
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context
 
@@ -58,7 +59,9 @@ class TextDiffusion(TextModel):
     """
 
     system = "diffusion"
-    options = frozenset({"steps", "sampler", "decoder", "temperature", "guidance_scale", "block_length"})
+    options = frozenset(
+        {"steps", "sampler", "decoder", "temperature", "guidance_scale", "block_length", "controls"}
+    )
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
@@ -209,10 +212,16 @@ class TextDiffusion(TextModel):
         with precision(self.device, request.dtype):
             context = self.read(request.source, request.source_mask)
         denoiser = self.denoiser if guidance == 1 else Guided(self.denoiser, guidance)
+        controls = options.get("controls", ())
+        for control in controls:
+            control.bind(self.tokenizer)
+        denoiser = steer(denoiser, controls, sampler)
         if options.get("block_length") is not None:
             parts = {"denoiser": denoiser, "sampler": sampler, "decoder": decoder, "context": context}
             return self.write_blocks(request, **parts)
         ids, mask, valid = self.lay_out(request, context)
+        for control in controls:
+            control.check(valid.sum(1))
         noise = Noise(request.seed, request.index, valid)
         frames: list[Tensor] = []
         watch = frames.append if request.watch else None

@@ -64,6 +64,7 @@ class Predict:
         self.hold(ids, mask)
         self.previous: Tensor | None = None
         self.latest: Tensor | None = None
+        self.shift: Tensor | None = None  # of the clean mean, as controls want it
         self.evaluations = 0
 
     def hold(self, ids: Tensor, mask: Tensor) -> None:
@@ -88,6 +89,7 @@ class Predict:
                 previous=self.previous,
             ).float()
         self.evaluations += self.denoiser.evaluations
+        self.shift = getattr(self.denoiser, "shift", None)
         self.latest = self.settle(torch.softmax(logits, -1))
         return self.settle(self.decoder(logits, self.noise))
 
@@ -117,6 +119,7 @@ class Sampler:
     """
 
     tau: float | None = None  # share of fresh noise; None = the posterior's
+    shifts = True  # steps from a clean mean, which controls can move
 
     def __init__(self, steps: int = 16) -> None:
         if steps < 1:
@@ -137,7 +140,8 @@ class Sampler:
             history: the sampler's own memory between steps.
         """
         probs = predict(x_t, t)
-        return predict.process.step(x_t, probs, t, s, predict.noise, tau=self.tau), history
+        moved = {} if predict.shift is None else {"shift": predict.shift}
+        return predict.process.step(x_t, probs, t, s, predict.noise, tau=self.tau, **moved), history
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         """The loop; returns the last decoded probabilities `(B, L, V)`."""
@@ -185,6 +189,8 @@ class Confidence(Sampler):
     t = 1: each token is drawn given those before it, and the order depends on what may be drawn, not on
     what is. With `softmax`, as with `greedy`, tokens are the likeliest and a temperature changes nothing.
     """
+
+    shifts = False
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         count = predict.mask.sum(1, keepdim=True)

@@ -1,0 +1,361 @@
+"""Controls against enumeration, steering against the exact oracle, and both from texts to texts."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_blocks import make_model
+from test_oracle import OneStream, make_process
+from torch import Tensor
+
+from textdiff.control import Avoid, Classifier, Contain, Control, TextScore, View, WordAt
+from textdiff.decoder import DECODERS
+from textdiff.denoiser import Continued
+from textdiff.generation import generate_texts
+from textdiff.process import PROCESSES, Gaussian
+from textdiff.sampler import SAMPLERS, Predict
+from textdiff.steering import Shifted, Steered
+from textdiff.testing import MarkovLanguage, OracleDenoiser
+
+V, M = 5, 4
+TEXTS = torch.tensor(list(itertools.product(range(V), repeat=M)))
+GAUSSIAN = [name for name in PROCESSES if issubclass(PROCESSES[name], Gaussian)]
+
+
+def make_view(rows: int = 2, sharpness: float = 1.0) -> View:
+    torch.manual_seed(0)
+    probs = torch.softmax(sharpness * torch.randn(rows, M, V), -1)
+    return View(
+        probs, torch.ones(rows, M, dtype=torch.bool), torch.zeros(rows, M, 3), torch.ones(rows, M)
+    )
+
+
+def enumerated(probs: Tensor, has: Tensor) -> Tensor:
+    """log p(y | w_i = v), `(M, V)`, over all texts of independent tokens; `has (T,)` = y holds."""
+    each = probs[torch.arange(M), TEXTS].double()  # (T, M)
+    out = torch.empty(M, V).double()
+    for i, v in itertools.product(range(M), range(V)):
+        others = each.clone()
+        others[:, i] = (TEXTS[:, i] == v).double()
+        out[i, v] = (others.prod(1) * has).sum()
+    return out.clamp(min=1e-30).log().float()
+
+
+def contains(ids: list[int]) -> Tensor:
+    """Which of all texts hold this sequence."""
+    windows = TEXTS.unfold(1, len(ids), 1)
+    return (windows == torch.tensor(ids)).all(-1).any(1)
+
+
+def bound(kind: type, words: list[list[int]], **options: float) -> Control:
+    control = kind(["x"] * len(words), **options)
+    control.ids = words
+    return control
+
+
+def same(found: Tensor, expected: Tensor, error: float = 1e-4) -> bool:
+    """As distributions, up to a constant a token."""
+    return torch.allclose(found.softmax(-1), expected.softmax(-1), atol=error)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+@pytest.mark.parametrize("ids", [[[2]], [[2], [4]], [[0, 1, 2, 3]]])
+def test_words_of_one_token_or_one_place_are_exact(ids, sharpness):
+    view, has = make_view(sharpness=sharpness), sum(map(contains, ids)) > 0
+    if len(ids) > 1:
+        pytest.skip("two words in one place exclude each other: taken as independent")
+    for row in range(2):
+        exact = enumerated(view.probs[row], has)
+        assert same(bound(Contain, ids).per_token(view)[row], exact)
+        exact = enumerated(view.probs[row], ~has)
+        assert same(bound(Avoid, ids).per_token(view)[row], exact)
+
+
+@pytest.mark.parametrize("ids", [[[1, 3]], [[1, 1]], [[2], [4]]])
+def test_longer_words_and_several_are_nearly_exact(ids):
+    view, has = make_view(), sum(map(contains, ids)) > 0
+    for row in range(2):
+        ratio = bound(Contain, ids).per_token(view)[row] - enumerated(view.probs[row], has)
+        assert ratio.exp().sub(1).abs().max() < 0.3
+        assert abs((view.probs[row] * ratio).sum(-1)).max() < 0.1
+
+
+def test_a_word_that_is_there_asks_for_nothing_and_one_that_cannot_be_is_no_nan():
+    view = make_view()
+    view.probs[0] = F.one_hot(torch.tensor([0, 2, 1, 0]), V)
+    there = bound(Contain, [[2, 1]]).per_token(view)[0]
+    assert there[0].abs().max() < 1e-5 and there[3].abs().max() < 1e-5
+    for control in (bound(Contain, [[3]]), bound(Avoid, [[2]]), bound(Contain, [[0] * 9])):
+        assert control.per_token(view).isfinite().all()
+
+
+def test_word_at_a_place():
+    view, control = make_view(), WordAt("x", 1)
+    control.ids = [3, 0]
+    found = control.per_token(view)
+    assert found[:, 1].argmax(-1).eq(3).all() and found[:, 2].argmax(-1).eq(0).all()
+    assert (found[:, [0, 3]] == 0).all()
+    exact = enumerated(view.probs[0], (TEXTS[:, 1] == 3) & (TEXTS[:, 2] == 0))
+    assert same(found[0, 1], exact[1], 1e-4)
+
+
+def test_a_linear_classifier_is_told_exactly():
+    view, weight = make_view(3), torch.randn(M, V)
+    control = Classifier(lambda probs, valid: (probs * weight).sum((1, 2)))
+    assert same(control.per_token(view)[1], weight)
+
+
+def test_scores_of_drawn_texts_come_near_the_exact_answer(monkeypatch):
+    """A score that no gradient reaches: how often the token 2 stands in a text."""
+    view = make_view()
+
+    class Letters:
+        def decode(self, rows: list[list[int]]) -> list[str]:
+            return ["".join(map(str, row)) for row in rows]
+
+    control = TextScore(lambda texts: [2.0 * text.count("2") for text in texts], samples=8000)
+    control.bind(Letters())
+    gain = torch.exp(2.0 * (TEXTS == 2).sum(1))
+    for row in range(2):
+        exact = enumerated(view.probs[row], gain / gain.max())
+        assert same(control.per_token(view)[row], exact, 0.05)
+    few = TextScore(control.score, samples=16)
+    few.bind(Letters())
+    alone = few.per_token(View(view.probs[1:], view.valid[1:], view.x_t[1:], view.t[1:]))
+    assert torch.equal(few.per_token(view)[1:], alone)
+
+
+# The exact oracle
+
+
+class Ending(Control):
+    """y = the last word is one of `words`; knows the exact posterior of a language."""
+
+    def __init__(self, oracle: OracleDenoiser, words: list[int], before: Tensor | None = None) -> None:
+        super().__init__()
+        self.oracle, self.words, self.before = oracle, words, before
+
+    def posteriors(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
+        """log p(w_i | x_t), log p(w_i | x_t, y) and log p(y | x_t)."""
+        language, process = self.oracle.language, self.oracle.process
+        emissions = process.log_likelihood(view.x_t, view.t).double()
+        plain = language.log_posterior(emissions, self.before)
+        barred = torch.full((language.vocabulary,), -1e4).double()
+        barred[self.words] = 0.0
+        ending = torch.cat([emissions[:, :-1], emissions[:, -1:] + barred], 1)
+        return plain, language.log_posterior(ending, self.before), plain[:, -1, self.words].logsumexp(-1)
+
+    def per_token(self, view: View) -> Tensor:
+        plain, told, evidence = self.posteriors(view)
+        per_token = told + evidence[:, None, None] - plain
+        return F.pad(per_token, (0, 0, view.probs.shape[1] - plain.shape[1], 0)).float()
+
+    def evidence(self, view: View) -> Tensor:
+        return self.posteriors(view)[2]
+
+
+def oracle_state(process: str, time: float) -> tuple[OracleDenoiser, Tensor, Tensor, dict[str, Tensor]]:
+    oracle = OracleDenoiser(make_process(process).double(), MarkovLanguage())
+    ids = oracle.language.sample(3, seed=4)
+    t = torch.full(ids.shape, time).double()
+    x_t = oracle.process.corrupt(oracle.process.encode(ids), t, OneStream(3)).double()
+    whole = torch.ones_like(ids, dtype=torch.bool)
+    return oracle, x_t, t, {"mask": whole, "valid": whole}
+
+
+@pytest.mark.parametrize("time", [0.2, 0.6, 0.9])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_exact_classifier_gives_the_exact_posterior(process, time):
+    oracle, x_t, t, inputs = oracle_state(process, time)
+    control = Ending(oracle, [1, 4])
+    steered = Steered(oracle, [control])(x_t, t, **inputs)
+    exact = control.posteriors(View(x_t, inputs["valid"], x_t, t))[1]
+    assert torch.allclose(steered.softmax(-1).double(), exact.exp(), atol=1e-4)
+    assert (steered.softmax(-1) - oracle(x_t, t, **inputs).softmax(-1)).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("time", [0.2, 0.6, 0.9])
+@pytest.mark.parametrize("process", GAUSSIAN)
+def test_the_exact_classifier_shifts_to_the_exact_conditional_mean(process, time):
+    """For one token; all positions move together, as the evidence is of the whole text."""
+    oracle, x_t, t, inputs = oracle_state(process, time)
+    control = Ending(oracle, [1, 4])
+    shifted = Shifted(oracle, [control])
+    probs = shifted(x_t, t, **inputs).softmax(-1).double()
+    exact = control.posteriors(View(x_t, inputs["valid"], x_t, t))[1].exp()
+    expected = oracle.process.mean(exact)
+    assert torch.allclose(oracle.process.mean(probs) + shifted.shift, expected, atol=1e-4)
+    assert (oracle.process.mean(probs) - expected).abs().max() > 0.02
+
+
+def test_weights_add_up_and_a_control_of_weight_zero_is_none():
+    oracle, x_t, t, inputs = oracle_state("embedding", 0.7)
+    plain = oracle(x_t, t, **inputs).float()
+    controls = [Ending(oracle, [1, 4]), Ending(oracle, [0, 1])]
+    both = Steered(oracle, controls)(x_t, t, **inputs)
+    each = [Steered(oracle, [control])(x_t, t, **inputs) - plain for control in controls]
+    assert torch.allclose(both, plain + sum(each), atol=1e-4)
+    controls[0].weight, controls[1].weight = 0.0, 2.0
+    assert torch.allclose(Steered(oracle, controls)(x_t, t, **inputs), plain + 2 * each[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("wrapper", [Steered, Shifted])
+def test_a_steered_step_does_not_depend_on_the_batch(wrapper):
+    oracle, x_t, t, inputs = oracle_state("embedding", 0.7)
+    weight = torch.randn(6)
+    control = Classifier(
+        lambda probs, valid: -((probs.mean(1) * weight).sum(1) ** 2), shift=wrapper is Shifted
+    )
+    together, alone = wrapper(oracle, [control]), wrapper(oracle, [control])
+    logits = together(x_t, t, **inputs)
+    for row in range(3):
+        some = {key: value[row : row + 1] for key, value in inputs.items()}
+        assert torch.allclose(
+            alone(x_t[row : row + 1], t[row : row + 1], **some)[0], logits[row], atol=1e-6
+        )
+        if wrapper is Shifted:
+            assert torch.allclose(alone.shift[0], together.shift[row], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "decoder", "steps"), [("ancestral", "softmax", 60), ("confidence", "sample", 8)]
+)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_steered_texts_of_the_language_have_the_property(process, sampler, decoder, steps):
+    """The exact classifier at weight 1: conditional frequencies of the words before the last one."""
+    language, count = MarkovLanguage(), 2000
+    oracle = OracleDenoiser(make_process(process), language)
+    whole = torch.ones(count, language.length, dtype=torch.bool)
+    ids = torch.zeros(whole.shape, dtype=torch.int64)
+    steered = Steered(oracle, [Given(oracle, [1, 4])])
+    predict = Predict(steered, DECODERS[decoder](), ids, whole, whole, None, OneStream(0))
+    made = SAMPLERS[sampler](steps)(predict)
+    assert torch.isin(made[:, -1], torch.tensor([1, 4])).float().mean() >= 0.99
+    nothing = torch.zeros(1, language.length, 6).double()
+    nothing[0, -1] = torch.tensor([-1e4, 0, -1e4, -1e4, 0, -1e4])
+    exact = language.log_posterior(nothing)[0].exp()
+    found = F.one_hot(made, 6).double().mean(0)
+    assert ((found - exact).abs().sum(-1) / 2).max() <= 0.04
+
+
+class Given(Ending):
+    """The same where some words are settled, as `confidence` leaves them."""
+
+    def posteriors(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
+        settled = (view.t == 0)[..., None]
+        known = torch.where(settled, (view.probs > 0.5).double().log().clamp(min=-1e4), 0.0)
+        language, process = self.oracle.language, self.oracle.process
+        emissions = torch.where(settled, known, process.log_likelihood(view.x_t, view.t).double())
+        plain = language.log_posterior(emissions)
+        barred = torch.full((6,), -1e4).double()
+        barred[self.words] = 0.0
+        ending = torch.cat([emissions[:, :-1], emissions[:, -1:] + barred], 1)
+        return plain, language.log_posterior(ending), plain[:, -1, self.words].logsumexp(-1)
+
+
+def test_a_control_sees_the_text_before_a_block_without_a_gap():
+    oracle, x_t, t, inputs = oracle_state("embedding", 0.7)
+    seen = []
+
+    class Watch(Control):
+        def per_token(self, view: View) -> Tensor:
+            seen.append(view)
+            place = torch.arange(view.probs.shape[1]).float()[None, :, None]
+            return place.expand_as(view.probs) * F.one_hot(torch.tensor(2), 6)
+
+    steered = Steered(oracle, [Watch()])
+    before, known = (
+        torch.tensor([[1, 2, 3], [4, 0, 0], [0, 0, 0]]),
+        torch.arange(3) < torch.tensor([[3], [1], [0]]),
+    )
+    past = steered.remember(before, known, None)
+    inputs["valid"] = inputs["mask"] = torch.arange(8) < torch.tensor([[8], [5], [2]])
+    logits = Continued(steered, past)(x_t, t, **inputs)
+    plain = Continued(oracle, past[0])(x_t, t, **inputs)
+    (view,) = seen
+    for row, (start, size) in enumerate([(3, 8), (1, 5), (0, 2)]):
+        assert view.probs[row, :start].argmax(-1).tolist() == before[row, :start].tolist()
+        assert view.valid[row].sum() == start + size and view.valid[row, : start + size].all()
+        block = view.probs[row, start : start + size]
+        assert torch.allclose(block.double(), plain[row, :size].softmax(-1), atol=1e-5)
+        told = (logits - plain)[row, :size, 2].float()
+        assert torch.allclose(told, torch.arange(start, start + size).float(), atol=1e-4)
+
+
+# From texts to texts
+
+
+@pytest.mark.parametrize("sampler", ["confidence", "ancestral"])
+def test_generated_texts_hold_and_avoid_words(sampler):
+    model = make_model(vocabulary=275)
+    assert [len(ids) for ids in model.tokenizer.encode(["few", "words", "wordy"])] == [1, 1, 3]
+    plain = {"num_samples": 8, "steps": 9, "decoder": "sample", "sampler": sampler, "length": 10}
+    free = generate_texts(model, **plain).texts
+    assert sum("few" in text or "words" in text for text in free) < 4
+    held = generate_texts(model, controls=[Contain(["few", "words"])], **plain).texts
+    # tokens that are drawn at once can all leave a word to the others
+    least = {"confidence": 8, "ancestral": 4}[sampler]
+    assert sum("few" in text or "words" in text for text in held) >= least and len(set(held)) == 8
+    long = generate_texts(model, controls=[Contain("wordy")], **plain).texts
+    assert sum("wordy" in text for text in long) >= least - 3
+    first = generate_texts(model, controls=[WordAt("few", 0)], **plain).texts
+    assert all(text.startswith("few") for text in first)
+    loud = Classifier(lambda probs, valid: 90 * probs[..., model.tokenizer.encode(["few"])[0][0]].sum(1))
+    assert all("few" in text for text in generate_texts(model, controls=[loud], **plain).texts)
+    quiet = generate_texts(model, controls=[loud, Avoid("few", 9.0)], **plain).texts
+    assert not any("few" in text for text in quiet)
+
+
+def test_steered_texts_do_not_depend_on_their_batch():
+    model = make_model()
+    options = {"steps": 4, "decoder": "sample", "block_length": 4, "length": 14}
+    controls = [Contain("few"), TextScore(lambda texts: [-0.1 * len(text) for text in texts])]
+    made = [
+        generate_texts(model, prompt=["a", "", "few wor"], controls=controls, batch_size=n, **options).ids
+        for n in (3, 1)
+    ]
+    assert made[0] == made[1]
+
+
+def test_a_shift_changes_texts_and_needs_a_sampler_that_steps():
+    model = make_model()
+    control = Classifier(lambda probs, valid: probs[..., 100].sum(1), 1e4, shift=True)
+    options = {"num_samples": 2, "steps": 6, "decoder": "softmax", "length": 8, "controls": [control]}
+    for sampler in ("ancestral", "ddim", "renoise"):
+        some = options | {"sampler": sampler}
+        assert generate_texts(model, **some).ids != generate_texts(model, **(some | {"controls": []})).ids
+    with pytest.raises(ValueError, match="needs a sampler that steps: ancestral, ddim or renoise"):
+        generate_texts(model, sampler="confidence", **options)
+
+
+@pytest.mark.parametrize(
+    ("message", "make"),
+    [
+        ("wor must occur and must not", lambda: [Contain("wor"), Avoid(["few", "wor"])]),
+        ("'few' at token 9 does not fit a text of 10 tokens", lambda: [WordAt("few", 9)]),
+        ("needs 12 tokens and EOS, but a text has 10", lambda: [Contain("zzzzzzzzzzz")]),
+        ("give words that are not empty", lambda: [Contain(" ")]),
+        ("samples must be at least 2, not 1", lambda: [TextScore(len, samples=1)]),
+        ("Avoid has no gradient to shift", lambda: [moved(Avoid("few"))]),
+    ],
+)
+def test_impossible_controls_are_refused(message, make):
+    with pytest.raises(ValueError, match=message):
+        generate_texts(make_model(), num_samples=1, length=10, steps=2, sampler="ddim", controls=make())
+
+
+def moved(control: Control) -> Control:
+    control.shift = True
+    return control
+
+
+def test_bits_of_control():
+    """Contain at weight 1 raises the odds of the word by the known factor, nothing else."""
+    view = make_view(1)
+    found = bound(Contain, [[2]]).per_token(view)[0]
+    p = view.probs[0, :, 2]
+    for i in range(M):
+        absent = math.prod(float(1 - p[k]) for k in range(M) if k != i)
+        assert float(found[i, 2] - found[i, 0]) == pytest.approx(-math.log(1 - absent), abs=1e-4)

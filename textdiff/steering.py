@@ -1,0 +1,134 @@
+"""Wrappers of a denoiser that follow controls, with its own signature.
+
+`Steered` adds log p(y | x_t, w_i = v) to the logits (`control.py`, equation 1). `Shifted` moves the clean
+mean instead,
+
+    E[x_0 | x_t, y] = E[x_0 | x_t] + (sigma_t^2 / alpha_t) grad log p(y | x_t)                        (1)
+
+exact for the exact classifier (classifier guidance, Dhariwal and Nichol 2021, arXiv:2105.05233, eq. 10;
+on text, Diffusion-LM, Li et al. 2022, arXiv:2205.14217, section 5.1), which token logits cannot express
+in general.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from textdiff.control import Avoid, Contain, Control, View, WordAt
+from textdiff.decoder import one_hot
+from textdiff.process import Gaussian
+from textdiff.sampler import Sampler
+from textdiff.transformer import Context
+
+
+class Wrapper(nn.Module):
+    """What both ways of steering share: the view of a text, its part before a block included."""
+
+    def __init__(self, denoiser: nn.Module, controls: Sequence[Control]) -> None:
+        super().__init__()
+        self.denoiser, self.controls = denoiser, controls
+        self.process, self.evaluations = denoiser.process, denoiser.evaluations
+
+    @property
+    def shift(self) -> Tensor | None:
+        """What the clean mean is moved by at this step."""
+        return getattr(self.denoiser, "shift", None)
+
+    def remember(
+        self, ids: Tensor, valid: Tensor, context: Context | None
+    ) -> tuple[object, Tensor, Tensor]:
+        """The denoiser's own past, and what controls see of it."""
+        return self.denoiser.remember(ids, valid, context), ids, valid
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, past: object, **inputs: Tensor | None
+    ) -> tuple[Tensor, View, Tensor]:
+        """Logits, the view of the whole text, and where in it `(B, L)` the tokens of `x_t` stand."""
+        own = {} if past is None else {"past": past[0]}
+        logits = self.denoiser(x_t, t, **own, **inputs).float()
+        probs, valid = torch.softmax(logits, -1), inputs["valid"]
+        known = one_hot(self.process.round(x_t), probs)
+        probs = torch.where(inputs["mask"][..., None], probs, known) * valid[..., None]
+        place = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
+        if past is not None:
+            _, ids, before = past
+            joined = torch.cat([one_hot(ids, probs) * before[..., None], probs], 1)
+            valid = torch.cat([before, valid], 1)
+            order = (~valid).long().argsort(dim=1, stable=True)  # no gap before the block
+            probs = joined.gather(1, order[..., None].expand_as(joined))
+            place = order.argsort(1)[:, ids.shape[1] :]
+            valid = valid.gather(1, order)
+        return logits, View(probs, valid, x_t, t), place
+
+
+def steer(denoiser: nn.Module, controls: Sequence[Control], sampler: Sampler) -> nn.Module:
+    """`denoiser` under controls that are bound; itself without any.
+
+    Raises:
+        ValueError: controls that contradict each other or that the sampler cannot follow.
+    """
+    wanted = {word for control in controls if isinstance(control, Contain) for word in control.words}
+    barred = {word for control in controls if isinstance(control, Avoid) for word in control.words}
+    wanted |= {control.word for control in controls if isinstance(control, WordAt)}
+    if both := wanted & barred:
+        raise ValueError(
+            f"control: {', '.join(sorted(both))} must occur and must not; drop one of the two"
+        )
+    moved = [control for control in controls if control.shift]
+    if moved and not sampler.shifts:
+        raise ValueError(
+            "control: a shift of the clean mean needs a sampler that steps: ancestral, ddim or renoise"
+        )
+    denoiser = Shifted(denoiser, moved) if moved else denoiser
+    told = [control for control in controls if not control.shift]
+    return Steered(denoiser, told) if told else denoiser
+
+
+class Steered(Wrapper):
+    """A denoiser whose logits follow controls.
+
+    Args:
+        denoiser: a `Denoiser` or a wrapper of one.
+        controls: bound to its tokenizer.
+    """
+
+    def forward(self, x_t: Tensor, t: Tensor, past: object = None, **inputs: Tensor | None) -> Tensor:
+        logits, view, place = self.predict(x_t, t, past, **inputs)
+        view.probs = view.probs.detach()
+        for control in self.controls:
+            told = control.weight * control.per_token(view)
+            logits = logits + told.gather(1, place[..., None].expand_as(logits))
+        return logits
+
+
+class Shifted(Wrapper):
+    """A denoiser that also says where controls want the clean mean, equation (1), in `shift`.
+
+    Only classifiers can do that, on Gaussian processes and with samplers that step (`ancestral`, `ddim`,
+    `renoise`); it costs a backward pass a step.
+
+    Args:
+        denoiser: a `Denoiser` or a wrapper of one.
+        controls: with `evidence`.
+    """
+
+    def __init__(self, denoiser: nn.Module, controls: Sequence[Control]) -> None:
+        super().__init__(denoiser, controls)
+        if not isinstance(self.process, Gaussian):
+            raise ValueError("control: a shift of the clean mean needs a Gaussian process")
+        self.moved: Tensor | None = None
+
+    @property
+    def shift(self) -> Tensor | None:
+        return self.moved
+
+    def forward(self, x_t: Tensor, t: Tensor, past: object = None, **inputs: Tensor | None) -> Tensor:
+        with torch.enable_grad():
+            free = x_t.detach().requires_grad_()
+            logits, view, _ = self.predict(free, t, past, **inputs)
+            value = sum(control.weight * control.evidence(view) for control in self.controls)
+            (slope,) = torch.autograd.grad(value.sum(), free)
+        alpha, sigma = self.process.schedule(t[..., None])
+        self.moved = sigma**2 / alpha * slope * inputs["mask"][..., None]
+        return logits.detach()
