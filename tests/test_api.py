@@ -212,6 +212,14 @@ def test_command_without_sources(unconditional, free, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("Rain")
 
 
+def test_command_steers(unconditional, capsys):
+    command = ["generate", str(unconditional / "model"), "--num_samples", "3", "--length", "20"]
+    api.main([*command, "--must_contain", "zq", "--must_avoid", "e", "--control_weight", "2"])
+    assert sum("zq" in line for line in capsys.readouterr().out.splitlines()) >= 2
+    with pytest.raises(SystemExit, match="--classifier and --label go together"):
+        api.main([*command, "--label", "good"])
+
+
 def test_command_makes_a_movie(trained, tmp_path, capsys):
     file, page = tmp_path / "documents.txt", tmp_path / "movie.html"
     file.write_text("\n".join(SOURCES))

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from textdiff.classifier import SequenceClassifier
+from textdiff.control import Avoid, Contain
 from textdiff.diffusion import TextDiffusion
 from textdiff.generation import Generation, generate_texts
 from textdiff.hardware import tune_allocator
@@ -126,6 +128,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")
     sub.add_argument("--temperature", type=float, help="below 1 sharpens")
     sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
+    sub.add_argument("--must_contain", nargs="+", metavar="WORD", help="words that must occur")
+    sub.add_argument("--must_avoid", nargs="+", metavar="WORD", help="words that must not occur")
+    sub.add_argument("--classifier", help="sequence classifier that steers: a local directory or hub id")
+    sub.add_argument("--label", help="the class that it shall see")
+    sub.add_argument("--control_weight", type=float, default=1.0, help="of words and classifier")
     sub.add_argument("--candidates", type=int, help="write several, give the one of least Bayes risk")
     sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
     sub.add_argument("--seed", type=int)
@@ -143,10 +150,22 @@ def write(
     device: str = "auto",
     json: bool = False,
     movie: str | None = None,
+    must_contain: Sequence[str] = (),
+    must_avoid: Sequence[str] = (),
+    classifier: str | None = None,
+    label: str | None = None,
+    control_weight: float = 1.0,
     **options: Any,
 ) -> None:
     """Read texts, write texts."""
     loaded = load(model, device)
+    controls = [Contain(word, control_weight) for word in must_contain]
+    controls += [Avoid(word, control_weight) for word in must_avoid]
+    if (classifier is None) != (label is None):
+        raise ValueError("--classifier and --label go together: give both")
+    if classifier is not None:
+        controls.append(SequenceClassifier(classifier, label, control_weight, pieces=True))
+    options |= {"controls": controls} if controls else {}
     if file is None and "num_samples" not in options and loaded.config.conditioning != "none":
         raise ValueError("give a FILE with one source per line, or - to read standard input")
     if file is not None:

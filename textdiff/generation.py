@@ -83,7 +83,7 @@ def generate_texts(
         sources: texts to condition on (summarize, rewrite, ...), for models trained with them.
         prompt: first words of every text.
         num_samples: how many texts, where there is neither source nor prompt.
-        length: tokens of every text, EOS included; None = predicted.
+        length: tokens of every text, EOS included; None = predicted. With `block_length` the most.
         candidates: texts drawn for each answer; the one of least Bayes risk is given.
         utility: similarity that the reranking uses.
         seed: same seed, same texts.
@@ -91,9 +91,9 @@ def generate_texts(
         dtype: "float32" or "bfloat16" inside the network, or "auto": the faster one on this device.
         trajectory: also return the text after every step.
         progress: show a progress bar.
-        options: the model's own: steps, sampler, decoder, temperature, guidance_scale; decoding. Unless a
-            decoder is named, tokens are drawn (`sample`) without a source and with a temperature, and
-            the likeliest (`softmax`) else.
+        options: the model's own: steps, sampler, decoder, temperature, guidance_scale, block_length,
+            controls (of `textdiff.control`); decoding. Unless a decoder is named, tokens are drawn
+            (`sample`) without a source and with a temperature, and the likeliest (`softmax`) else.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.

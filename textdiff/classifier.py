@@ -1,0 +1,108 @@
+"""A Hugging Face sequence classifier as a control.
+
+It reads token probabilities p as mean embeddings p @ E, so that its gradient reaches them (SSD-LM, Han et
+al. 2023, arXiv:2210.17432, section 3.3). Where its vocabulary is not the model's, the tokens of the
+model are read as mean embeddings of the pieces that their text has there.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from textdiff.control import Classifier
+from textdiff.tokenizer import Tokenizer
+
+
+class SequenceClassifier(Classifier):
+    """log p(label | text) by a sequence classifier of the `transformers` library.
+
+    Args:
+        source: local directory or hub id, with safetensors weights and `tokenizer.json`.
+        label: name or number of the wanted class.
+        weight: 1 is Bayes' rule, more insists.
+        pieces: allow a classifier of another vocabulary.
+        shift: move the clean mean instead of the logits.
+
+    Raises:
+        ValueError: no such classifier or label.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        label: str | int,
+        weight: float = 1.0,
+        *,
+        pieces: bool = False,
+        shift: bool = False,
+    ) -> None:
+        from transformers import AutoModelForSequenceClassification
+        from transformers.utils import cached_file
+
+        try:
+            network = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True)
+            self.own = Tokenizer.load(cached_file(source, "tokenizer.json"))
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"no sequence classifier at {str(source)!r} ({reason})") from None
+        self.network: nn.Module = network.eval().requires_grad_(False)
+        self.source, self.pieces = source, pieces
+        self.label = self.number_of(label)
+        super().__init__(self.read, weight, shift=shift)
+
+    def number_of(self, label: str | int) -> int:
+        """Number of a class."""
+        names = {name: int(number) for number, name in self.network.config.id2label.items()}
+        numbers = {str(number): number for number in names.values()}
+        known = names | numbers
+        if str(label) not in known:
+            raise ValueError(f"{self.source} has no label {label!r}; choose one of: {', '.join(names)}")
+        return known[str(label)]
+
+    def bind(self, tokenizer: Tokenizer) -> None:
+        """Fix what the classifier reads for every token of the model, `(V, D)`."""
+        table = self.network.get_input_embeddings().weight
+        same = vocabulary(tokenizer) == vocabulary(self.own)
+        if not same and not self.pieces:
+            raise ValueError(
+                f"{self.source} has another vocabulary than the model; give pieces=True to read every "
+                "token of the model as the pieces of its text, or a classifier of the same vocabulary"
+            )
+        rows = [[i] for i in range(len(tokenizer))] if same else self.spell(tokenizer)
+        self.table = torch.stack([table[ids].mean(0) if ids else 0 * table[0] for ids in rows])
+        before, after = self.frame()
+        self.before, self.after, self.eos_id = table[before], table[after], tokenizer.eos_id
+
+    def spell(self, tokenizer: Tokenizer) -> list[list[int]]:
+        """The classifier's pieces of every token of the model; none of special ones."""
+        every = [[i] for i in range(len(tokenizer))]
+        return self.own.encode(tokenizer.backend.decode_batch(every, skip_special_tokens=True))
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """Special tokens that stand before and after every text."""
+        encoding = self.own.backend.encode("a", add_special_tokens=True)
+        text = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+        return encoding.ids[: text[0]], encoding.ids[text[-1] + 1 :]
+
+    def read(self, probs: Tensor, valid: Tensor) -> Tensor:
+        """log p(label | probs `(B, M, V)`), `(B,)`; texts end before the first likely EOS."""
+        self.network.to(probs.device)
+        shown = (valid & (probs[..., self.eos_id] < 0.5)).long().cumprod(1)
+        count, length = len(probs), shown.sum(1)
+        size = len(self.before) + probs.shape[1] + len(self.after)
+        embedded = (probs @ self.table.to(probs)) * shown[..., None]
+        pad = embedded.new_zeros(count, len(self.after), embedded.shape[-1])
+        before = self.before.to(embedded).expand(count, -1, -1)
+        embedded = torch.cat([before, embedded, pad], 1)
+        place = torch.arange(size, device=probs.device) - len(self.before) - length[:, None]
+        for i, one in enumerate(self.after.to(embedded)):
+            embedded = torch.where((place == i)[..., None], one, embedded)
+        mask = (place < len(self.after)).long()
+        logits = self.network(inputs_embeds=embedded, attention_mask=mask).logits
+        return logits.float().log_softmax(-1)[:, self.label]
+
+
+def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
+    """Token to id, special tokens included."""
+    return tokenizer.backend.get_vocab(with_added_tokens=True)
