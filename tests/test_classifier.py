@@ -10,11 +10,14 @@ from torch import Tensor
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    RobertaModel,
 )
 
-from textdiff.classifier import SequenceClassifier
+from textdiff.control import SequenceClassifier
 from textdiff.generation import generate_texts
 from textdiff.tokenizer import Tokenizer
 
@@ -128,6 +131,26 @@ def test_texts_move_to_the_label(same, shift):
 def test_wrong_classifiers_are_refused(same, message, options):
     with pytest.raises(ValueError, match=message):
         SequenceClassifier(**({"source": same} | options))
+
+
+def test_models_that_do_not_classify_or_read_embeddings_are_refused(same, tmp_path):
+    config = RobertaConfig.from_pretrained(same)
+    RobertaModel(config).save_pretrained(tmp_path / "headless")
+    Tokenizer.load(same).save(tmp_path / "headless")
+    with pytest.raises(ValueError, match="was not trained to classify: it has no classifier"):
+        SequenceClassifier(tmp_path / "headless", 0)
+    small = {
+        "vocab_size": 260,
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "n_positions": 64,
+        "pad_token_id": 0,
+    }
+    GPT2ForSequenceClassification(GPT2Config(**small, **LABELS)).save_pretrained(tmp_path / "decoder")
+    Tokenizer.load(same).save(tmp_path / "decoder")
+    with pytest.raises(ValueError, match="GPT2ForSequenceClassification does not read embeddings"):
+        SequenceClassifier(tmp_path / "decoder", 0)
 
 
 def test_another_vocabulary_must_be_allowed(other):

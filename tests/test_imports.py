@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
 noise config hardware corpus metrics transformer optimizer tokenizer
 files batches rerank decoder schedule process length denoiser sampler testing
-control classifier steering blocks storage model diffusion
+control blocks storage model diffusion
 twin generation movie data report train cli api __init__
 """.split()
 UPWARDS = {("train", "cli")}  # `python -m textdiff.train` is the command line

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from textdiff.classifier import SequenceClassifier
-from textdiff.control import Avoid, Contain
+from textdiff.control import Avoid, Contain, SequenceClassifier
 from textdiff.diffusion import TextDiffusion
 from textdiff.generation import Generation, generate_texts
 from textdiff.hardware import tune_allocator

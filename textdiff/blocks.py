@@ -59,8 +59,12 @@ def check_blocks(config: Config, size: int, total: list[int], given: list[int]) 
             "block_length: this model was not trained to write in blocks; train it with "
             "--model.network.block_rate 0.2"
         )
-    if not 1 <= size <= most:
-        raise ValueError(f"block_length must be from 1 to the model's {most} positions, not {size}")
+    trained = min(config.block_length, most - 1)
+    if not 1 <= size <= trained:
+        raise ValueError(
+            f"block_length must be from 1 to the {trained} tokens of the blocks that the model was "
+            f"trained on, not {size}"
+        )
     if config.conditioning == "prefix" and max(total) > most:
         raise ValueError(
             f"length {max(total)} with the source is beyond the model's {most} positions; ask for a "
@@ -98,7 +102,7 @@ class BlockWriter:
 
     Attributes:
         denoiser: with `remember`; a `Denoiser` trained for blocks or a wrapper of one.
-        size: tokens of a block. window: most tokens read before one.
+        size: tokens of a block. max_length: of it and what is read before it.
         seed, index: B numbers, name all randomness, see `Noise`.
         context: the sources, or None.
         dtype: precision inside the network. watch: keep the prediction of every step.
@@ -108,7 +112,7 @@ class BlockWriter:
     sampler: Sampler
     decoder: Decoder
     size: int
-    window: int
+    max_length: int
     eos_id: int
     seed: int
     index: list[int]
@@ -130,12 +134,13 @@ class BlockWriter:
         rows = [i for i, done in enumerate(texts.done) if not done]
         count = [min(self.size, texts.total[i] - len(texts.ids[i])) for i in rows]
         valid = torch.arange(max(count), device=device) < torch.tensor(count, device=device)[:, None]
-        before, known = pad([texts.ids[i][-self.window :] for i in rows], 0)
+        before, known = pad([texts.ids[i] for i in rows], 0)
+        window = torch.tensor([self.max_length - n for n in count], device=device)
         context = None if self.context is None else self.context.select(torch.tensor(rows, device=device))
         noise = Noise(self.seed, [self.index[i] for i in rows], valid, block=block)
         frames: list[Tensor] = []
         with precision(device, self.dtype):
-            past = self.denoiser.remember(before.to(device), known.to(device), context)
+            past = self.denoiser.remember(before.to(device), known.to(device), context, window)
         predict = Predict(
             Continued(self.denoiser, past),
             self.decoder,

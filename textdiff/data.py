@@ -8,7 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -255,7 +255,7 @@ class TextData(LightningDataModule):
     def _fit(self, source: list[int], target: list[int]) -> Iterator[Pair]:
         """What is given and what `ids` will be; unconditional text in consecutive pieces.
 
-        Only a piece with the end of the text ends in EOS.
+        Only a piece with the end of the text ends in EOS, and no piece is EOS alone.
         """
         size, sep = self.hparams.max_target_length, self.tokenizer.sep_id
         source = source[: self.hparams.max_source_length] or [sep]
@@ -264,8 +264,12 @@ class TextData(LightningDataModule):
         if given:
             yield given, [*before, *target[: size - 1], self.tokenizer.eos_id]
             return
-        for start in range(0, len(target) or 1, size):
-            yield given, [*target, self.tokenizer.eos_id][start : start + size]
+        whole = [*target, self.tokenizer.eos_id]
+        stops = [*range(size, len(whole), size), len(whole)]
+        if len(stops) > 1 and stops[-1] - stops[-2] == 1:
+            stops[-2] -= 1
+        for start, stop in pairwise([0, *stops]):
+            yield given, whole[start:stop]
 
     def _report(self, split: str, counts: Counter[str]) -> None:
         fate = "cut to" if self.columns[0] else "split into pieces of"

@@ -132,8 +132,15 @@ class Denoiser(nn.Module):
         memory, mask = self.encoder(self.process.table()[source], source_mask)
         return self.transformer.remember(memory, mask)
 
-    def remember(self, ids: Tensor, valid: Tensor, context: Context | None = None) -> Past:
-        """Read the text before a block, `ids (B, P)` with padding where not `valid`; P may be 0."""
+    def remember(
+        self, ids: Tensor, valid: Tensor, context: Context | None = None, window: Tensor | None = None
+    ) -> Past:
+        """Read the text before a block: `ids (B, P)` with padding where not `valid`; P may be 0.
+
+        Of a text longer than `window (B,)` its last tokens are read.
+        """
+        if window is not None:
+            ids, valid = last(ids, valid, window)
         if not ids.shape[1]:
             return Past([], valid)
         t = torch.zeros(ids.shape, device=ids.device)
@@ -202,6 +209,15 @@ class Denoiser(nn.Module):
         return logits + log_posterior
 
 
+def last(ids: Tensor, valid: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """At most the last `window (B,)` tokens of every row of `ids (B, P)`, padded on the right."""
+    length = valid.sum(1)
+    kept = torch.minimum(length, window)
+    place = torch.arange(int(kept.max()), device=ids.device)
+    start = (length - kept)[:, None]
+    return ids.gather(1, (start + place).clamp(max=ids.shape[1] - 1)), place < kept[:, None]
+
+
 class Guided(nn.Module):
     """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, eq. 6) with the same signature.
 
@@ -221,10 +237,12 @@ class Guided(nn.Module):
         self.denoiser, self.scale = denoiser, scale
         self.process, self.encode_source = denoiser.process, denoiser.encode_source
 
-    def remember(self, ids: Tensor, valid: Tensor, context: Context) -> tuple[Past, Past]:
+    def remember(
+        self, ids: Tensor, valid: Tensor, context: Context, window: Tensor | None = None
+    ) -> tuple[Past, Past]:
         """What an open block follows, read with the source and without it."""
         read = self.denoiser.remember
-        return read(ids, valid, context), read(ids, valid, context.null())
+        return read(ids, valid, context, window), read(ids, valid, context.null(), window)
 
     def forward(
         self,

@@ -9,6 +9,7 @@ The training loss of one batch, with given tokens at t = 0:
 A share of the examples can be open blocks (`blocks.py`) instead of whole texts.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,15 +19,15 @@ from torch import Tensor, nn
 from textdiff.batches import pad
 from textdiff.blocks import BlockWriter, check_blocks, cut_blocks
 from textdiff.config import Config, build, named
+from textdiff.control import Control, least_length, refuse_short, steer
 from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, Guided
 from textdiff.length import Length
 from textdiff.model import Losses, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.process import PROCESSES
-from textdiff.sampler import SAMPLERS, Predict, keep, precision
+from textdiff.sampler import SAMPLERS, Predict, Sampler, keep, precision
 from textdiff.schedule import SCHEDULES
-from textdiff.steering import steer
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context
 
@@ -208,20 +209,13 @@ class TextDiffusion(TextModel):
         usual = "sample" if drawn else "softmax"
         spec = named(options.get("decoder", usual))
         decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
-        guidance = options.get("guidance_scale", 1.0)
         with precision(self.device, request.dtype):
             context = self.read(request.source, request.source_mask)
-        denoiser = self.denoiser if guidance == 1 else Guided(self.denoiser, guidance)
-        controls = options.get("controls", ())
-        for control in controls:
-            control.bind(self.tokenizer)
-        denoiser = steer(denoiser, controls, sampler)
+        denoiser = self.guide(sampler, options.get("guidance_scale", 1.0), options.get("controls", ()))
         if options.get("block_length") is not None:
             parts = {"denoiser": denoiser, "sampler": sampler, "decoder": decoder, "context": context}
             return self.write_blocks(request, **parts)
         ids, mask, valid = self.lay_out(request, context)
-        for control in controls:
-            control.check(valid.sum(1))
         noise = Noise(request.seed, request.index, valid)
         frames: list[Tensor] = []
         watch = frames.append if request.watch else None
@@ -229,6 +223,18 @@ class TextDiffusion(TextModel):
         predict = Predict(denoiser, decoder, *inputs, watch=watch)
         out = request.cut(sampler(predict), valid)
         return Written(out, predict.evaluations, [request.cut(frame, valid) for frame in frames])
+
+    def guide(self, sampler: Sampler, scale: float, controls: Sequence[Control]) -> nn.Module:
+        """The denoiser under guidance and controls."""
+        if controls and self.config.conditioning == "prefix":
+            raise ValueError(
+                "controls: this model reads its source in the text itself, where controls would see it; "
+                "train one with --data.conditioning cross"
+            )
+        for control in controls:
+            control.bind(self.tokenizer)
+        denoiser = self.denoiser if scale == 1 else Guided(self.denoiser, scale)
+        return steer(denoiser, controls, sampler)
 
     def write_blocks(self, request: Request, **parts: Any) -> Written:
         """Block by block, to EOS or to the length asked for; else to as much again as fits the model."""
@@ -238,10 +244,11 @@ class TextDiffusion(TextModel):
         if request.length:
             total = [n + request.length for n in hidden]
         check_blocks(self.config, size, total, given)
+        refuse_short(request.options.get("controls", ()), torch.tensor(given), torch.tensor(total))
         writer = BlockWriter(
             **parts,
             size=size,
-            window=self.config.max_length - size,
+            max_length=most,
             eos_id=self.tokenizer.eos_id,
             seed=request.seed,
             index=request.index,
@@ -259,11 +266,13 @@ class TextDiffusion(TextModel):
         given, shown = given.to(self.device), shown.to(self.device)
         pooled = self.pool(context, given, ~shown, shown)
         own = shown.sum(1) - request.hidden.to(self.device)  # prompt tokens that belong to the text
-        count = torch.full_like(own, request.length or 0)
+        controls, count = request.options.get("controls", ()), torch.full_like(own, request.length or 0)
         if not request.length:
-            count = self.length.quantile(pooled, request.quantile.to(self.device), own + 1)
+            least = least_length(controls, own)
+            count = self.length.quantile(pooled, request.quantile.to(self.device), least)
         total = count + request.hidden.to(self.device)
         self.check_length(total, shown.sum(1))
+        refuse_short(controls, own, count)
         place = torch.arange(int(total.max()), device=self.device)
         valid = place < total[:, None]
         ids = torch.full(valid.shape, self.tokenizer.pad_id, device=self.device)

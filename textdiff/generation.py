@@ -101,7 +101,7 @@ def generate_texts(
     start = time.perf_counter()
     numbers = {"length": length, "candidates": candidates, "batch_size": batch_size}
     check(model, sources, prompt, num_samples, numbers, seed, dtype)
-    options = choose(model, options)
+    options = choose(model, options, candidates)
     task = prepare(model, sources, prompt, num_samples, candidates)
     request = partial(
         make_request,
@@ -120,14 +120,20 @@ def generate_texts(
     return Generation(best, rows, groups, watched, nfe, time.perf_counter() - start)
 
 
-def choose(model: TextModel, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of writing: the given ones over those that the model was saved with."""
+def choose(model: TextModel, options: dict[str, Any], candidates: int) -> dict[str, Any]:
+    """The options of writing: the given ones over those that the model was saved with.
+
+    Candidates of a text in blocks are drawn: they do not differ in a length.
+    """
     unknown = set(options) - model.options
     if unknown:
         known = ", ".join(sorted(model.options))
         raise ValueError(f"unknown option {', '.join(sorted(unknown))}; this model takes {known}")
     own = {key: value for key, value in model.config.generation.items() if key in model.options}
-    return own | options
+    options = own | options
+    if candidates > 1 and options.get("block_length") is not None:
+        options = {"decoder": "sample"} | options
+    return options
 
 
 def check(

@@ -114,7 +114,9 @@ class OracleDenoiser(nn.Module):
         super().__init__()
         self.process, self.language = process, language
 
-    def remember(self, ids: Tensor, valid: Tensor, context: Context | None = None) -> Tensor:
+    def remember(
+        self, ids: Tensor, valid: Tensor, context: Context | None = None, window: Tensor | None = None
+    ) -> Tensor:
         """All that a block of a Markov chain needs of the text before it: its last word `(B,)`, or -1."""
         last = F.pad(ids, (1, 0)).gather(1, valid.sum(1, keepdim=True))[:, 0]
         return torch.where(valid.any(1), last, -1)

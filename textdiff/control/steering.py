@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from textdiff.control import Avoid, Contain, Control, View, WordAt
+from textdiff.control.control import Control, View
+from textdiff.control.words import Avoid, Contain, WordAt
 from textdiff.decoder import one_hot
 from textdiff.process import Gaussian
 from textdiff.sampler import Sampler
@@ -36,20 +37,23 @@ class Wrapper(nn.Module):
         return getattr(self.denoiser, "shift", None)
 
     def remember(
-        self, ids: Tensor, valid: Tensor, context: Context | None
+        self, ids: Tensor, valid: Tensor, context: Context | None, window: Tensor | None = None
     ) -> tuple[object, Tensor, Tensor]:
-        """The denoiser's own past, and what controls see of it."""
-        return self.denoiser.remember(ids, valid, context), ids, valid
+        """The denoiser's own past, and what controls see: all of it."""
+        return self.denoiser.remember(ids, valid, context, window), ids, valid
 
-    def predict(
-        self, x_t: Tensor, t: Tensor, past: object, **inputs: Tensor | None
-    ) -> tuple[Tensor, View, Tensor]:
-        """Logits, the view of the whole text, and where in it `(B, L)` the tokens of `x_t` stand."""
+    def ask(self, x_t: Tensor, t: Tensor, past: object, **inputs: Tensor | None) -> Tensor:
+        """The denoiser's logits."""
         own = {} if past is None else {"past": past[0]}
-        logits = self.denoiser(x_t, t, **own, **inputs).float()
-        probs, valid = torch.softmax(logits, -1), inputs["valid"]
+        return self.denoiser(x_t, t, **own, **inputs).float()
+
+    def look(
+        self, logits: Tensor, x_t: Tensor, t: Tensor, past: object, mask: Tensor, valid: Tensor
+    ) -> tuple[View, Tensor]:
+        """The view of the whole text, and where in it `(B, L)` the tokens of `x_t` stand."""
+        probs = torch.softmax(logits, -1)
         known = one_hot(self.process.round(x_t), probs)
-        probs = torch.where(inputs["mask"][..., None], probs, known) * valid[..., None]
+        probs = torch.where(mask[..., None], probs, known) * valid[..., None]
         place = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
         if past is not None:
             _, ids, before = past
@@ -59,7 +63,29 @@ class Wrapper(nn.Module):
             probs = joined.gather(1, order[..., None].expand_as(joined))
             place = order.argsort(1)[:, ids.shape[1] :]
             valid = valid.gather(1, order)
-        return logits, View(probs, valid, x_t, t), place
+        return View(probs, valid, x_t, t), place
+
+
+def full(x_t: Tensor) -> torch.autocast:
+    """Float32 arithmetic, whatever the denoiser computes in."""
+    return torch.autocast(x_t.device.type, enabled=False)
+
+
+def least_length(controls: Sequence[Control], given: Tensor) -> Tensor:
+    """Tokens, EOS included, that texts with `given (B,)` first tokens need for all controls, `(B,)`."""
+    return torch.stack([given + 1, *(control.least(given) for control in controls)]).amax(0)
+
+
+def refuse_short(controls: Sequence[Control], given: Tensor, length: Tensor) -> None:
+    """Refuse texts of `length (B,)` tokens that leave no room for what is asked for."""
+    for control in controls:
+        least = control.least(given)
+        for n, most in zip(least.tolist(), length.tolist(), strict=True):
+            if n > most:
+                raise ValueError(
+                    f"control: {control} needs {n} tokens, EOS included, but a text has {most}; ask for "
+                    "a longer one by length="
+                )
 
 
 def steer(denoiser: nn.Module, controls: Sequence[Control], sampler: Sampler) -> nn.Module:
@@ -68,13 +94,12 @@ def steer(denoiser: nn.Module, controls: Sequence[Control], sampler: Sampler) ->
     Raises:
         ValueError: controls that contradict each other or that the sampler cannot follow.
     """
-    wanted = {word for control in controls if isinstance(control, Contain) for word in control.words}
     barred = {word for control in controls if isinstance(control, Avoid) for word in control.words}
-    wanted |= {control.word for control in controls if isinstance(control, WordAt)}
-    if both := wanted & barred:
-        raise ValueError(
-            f"control: {', '.join(sorted(both))} must occur and must not; drop one of the two"
-        )
+    wanted = [control.words for control in controls if isinstance(control, Contain)]
+    wanted += [[control.word] for control in controls if isinstance(control, WordAt)]
+    for words in wanted:
+        if barred.issuperset(words):
+            raise ValueError(f"control: {', '.join(words)} must occur and must not; drop one of the two")
     moved = [control for control in controls if control.shift]
     if moved and not sampler.shifts:
         raise ValueError(
@@ -94,11 +119,12 @@ class Steered(Wrapper):
     """
 
     def forward(self, x_t: Tensor, t: Tensor, past: object = None, **inputs: Tensor | None) -> Tensor:
-        logits, view, place = self.predict(x_t, t, past, **inputs)
-        view.probs = view.probs.detach()
-        for control in self.controls:
-            told = control.weight * control.per_token(view)
-            logits = logits + told.gather(1, place[..., None].expand_as(logits))
+        logits = self.ask(x_t, t, past, **inputs)
+        with full(x_t):
+            view, place = self.look(logits, x_t, t, past, inputs["mask"], inputs["valid"])
+            for control in self.controls:
+                told = control.weight * control.per_token(view)
+                logits = logits + told.gather(1, place[..., None].expand_as(logits))
         return logits
 
 
@@ -126,9 +152,11 @@ class Shifted(Wrapper):
     def forward(self, x_t: Tensor, t: Tensor, past: object = None, **inputs: Tensor | None) -> Tensor:
         with torch.enable_grad():
             free = x_t.detach().requires_grad_()
-            logits, view, _ = self.predict(free, t, past, **inputs)
-            value = sum(control.weight * control.evidence(view) for control in self.controls)
-            (slope,) = torch.autograd.grad(value.sum(), free)
+            logits = self.ask(free, t, past, **inputs)
+            with full(x_t):
+                view, _ = self.look(logits, free, t, past, inputs["mask"], inputs["valid"])
+                value = sum(control.weight * control.evidence(view) for control in self.controls)
+                (slope,) = torch.autograd.grad(value.sum(), free)
         alpha, sigma = self.process.schedule(t[..., None])
         self.moved = sigma**2 / alpha * slope * inputs["mask"][..., None]
         return logits.detach()

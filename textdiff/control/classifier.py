@@ -1,17 +1,48 @@
-"""A Hugging Face sequence classifier as a control.
+"""Differentiable classifiers of token probabilities, and those of the `transformers` library.
 
-It reads token probabilities p as mean embeddings p @ E, so that its gradient reaches them (SSD-LM, Han et
-al. 2023, arXiv:2210.17432, section 3.3). Where its vocabulary is not the model's, the tokens of the
-model are read as mean embeddings of the pieces that their text has there.
+A classifier f(p) = log p(y | p) of token probabilities p knows what `control.py` asks to first order,
+
+    log p(y | x_t, w_i = v) = f(p) + df/dp_i . (e_v - p_i)                                            (1)
+
+One of the `transformers` library reads p as mean embeddings p @ E, so that its gradient reaches them
+(SSD-LM, Han et al. 2023, arXiv:2210.17432, section 3.3). Where its vocabulary is not the model's, the
+tokens of the model are read as mean embeddings of the pieces that their text has there.
 """
 
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from textdiff.control import Classifier
+from textdiff.control.control import Control, View
 from textdiff.tokenizer import Tokenizer
+
+
+class Classifier(Control):
+    """A differentiable classifier of token probabilities, by equation (1).
+
+    Args:
+        log_prob: `probs (B, M, V)`, `valid (B, M)` -> log p(y | probs), `(B,)`.
+        shift: move the clean mean instead of the logits.
+    """
+
+    def __init__(
+        self, log_prob: Callable[[Tensor, Tensor], Tensor], weight: float = 1.0, *, shift: bool = False
+    ) -> None:
+        super().__init__(weight)
+        self.log_prob, self.shift = log_prob, shift
+
+    def per_token(self, view: View) -> Tensor:
+        with torch.enable_grad():
+            free = replace(view, probs=view.probs.detach().requires_grad_())
+            (slope,) = torch.autograd.grad(self.evidence(free).sum(), free.probs)
+        return slope - (slope * view.probs).sum(-1, keepdim=True)
+
+    def evidence(self, view: View) -> Tensor:
+        return self.log_prob(view.probs, view.valid)
 
 
 class SequenceClassifier(Classifier):
@@ -41,15 +72,45 @@ class SequenceClassifier(Classifier):
         from transformers.utils import cached_file
 
         try:
-            network = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True)
+            network, told = AutoModelForSequenceClassification.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True
+            )
             self.own = Tokenizer.load(cached_file(source, "tokenizer.json"))
         except (OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"no sequence classifier at {str(source)!r} ({reason})") from None
+        if told["missing_keys"]:
+            missing = ", ".join(sorted(told["missing_keys"])[:3])
+            raise ValueError(f"{source} was not trained to classify: it has no {missing}")
         self.network: nn.Module = network.eval().requires_grad_(False)
         self.source, self.pieces = source, pieces
         self.label = self.number_of(label)
         super().__init__(self.read, weight, shift=shift)
+        self.check()
+
+    def check(self) -> None:
+        """Embeddings and padding must give what ids give: decoders, which read the last place, do not."""
+        before, after = self.frame()
+        ids = torch.tensor([[*before, *self.own.encode(["a b"])[0], *after]])
+        embedded = self.network.get_input_embeddings()(ids)
+        padded = torch.cat([embedded, torch.zeros_like(embedded)], 1)
+        mask = torch.ones_like(ids)
+        try:
+            with torch.no_grad():
+                plain = self.network(input_ids=ids, attention_mask=mask).logits
+                mask = torch.cat([mask, 0 * mask], 1)
+                same = torch.allclose(self.classify(padded, mask), plain, atol=1e-3)
+        except (NotImplementedError, ValueError, TypeError):
+            same = False
+        if not same:
+            kind = type(self.network).__name__
+            raise ValueError(
+                f"{self.source}: {kind} does not read embeddings; give an encoder classifier"
+            )
+
+    def classify(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        """Logits of all classes."""
+        return self.network(inputs_embeds=embedded, attention_mask=mask).logits
 
     def number_of(self, label: str | int) -> int:
         """Number of a class."""
@@ -69,6 +130,8 @@ class SequenceClassifier(Classifier):
                 f"{self.source} has another vocabulary than the model; give pieces=True to read every "
                 "token of the model as the pieces of its text, or a classifier of the same vocabulary"
             )
+        if not same:
+            warnings.warn(f"{self.source} reads the model's tokens as pieces of its own", stacklevel=2)
         rows = [[i] for i in range(len(tokenizer))] if same else self.spell(tokenizer)
         self.table = torch.stack([table[ids].mean(0) if ids else 0 * table[0] for ids in rows])
         before, after = self.frame()
@@ -99,7 +162,7 @@ class SequenceClassifier(Classifier):
         for i, one in enumerate(self.after.to(embedded)):
             embedded = torch.where((place == i)[..., None], one, embedded)
         mask = (place < len(self.after)).long()
-        logits = self.network(inputs_embeds=embedded, attention_mask=mask).logits
+        logits = self.classify(embedded, mask)
         return logits.float().log_softmax(-1)[:, self.label]
 
 

@@ -1,0 +1,174 @@
+"""Words that must or must not occur (token logic: Plaid, Gulrajani and Hashimoto 2023, arXiv:2305.18619,
+section 5).
+
+With tokens that are independent given x_t, e_j = p_j(EOS) and a_j = prod_r p_{j+r}(a_r) for a word of
+tokens a_0 ... a_{m-1} that starts at j, a scan from left to right ends, finds the word or goes on:
+
+    F_j = a_j + (1 - e_j - a_j) F_{j+1}      p(it occurs from j on, before the end)                    (1)
+
+and p(it occurs | w_i = v) is the same with e_i and the a_j over i as they then are. That is exact for
+words of one token, several of them together included; starts of a longer word share tokens, and are taken
+as independent.
+
+A word is the tokens that its text has at the start of a text and after a space (`Avoid`: also capitalised
+and after a bracket). Tokens know no ends of words: "art" also occurs in "artist".
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from textdiff.control.control import FLOOR, Control, View
+from textdiff.tokenizer import Tokenizer
+
+SURE = 1 - 1e-12  # most probability of a word: its absence stays possible
+Pattern = list[list[int]]  # for every place the tokens of which any will do
+
+
+def spelled(tokenizer: Tokenizer, word: str, context: str) -> list[int]:
+    """Tokens of `word` right after `context`."""
+    before, both = tokenizer.encode([context, context + word]) if context.strip() else ([], [])
+    joined = both[: len(before)] == before and len(both) > len(before)
+    return both[len(before) :] if joined else tokenizer.encode([word])[0]
+
+
+def in_text(tokenizer: Tokenizer, word: str) -> list[int]:
+    """Tokens of `word` after another word and a space."""
+    return spelled(tokenizer, f" {word}", "a")
+
+
+def patterns(forms: Sequence[list[int]]) -> list[Pattern]:
+    """All forms without repetition, those of one token as one pattern."""
+    known = [*dict.fromkeys(tuple(ids) for ids in forms)]
+    single = [ids[0] for ids in known if len(ids) == 1]
+    long = [[[token] for token in ids] for ids in known if len(ids) > 1]
+    return ([[single]] if single else []) + long
+
+
+class Words(Control):
+    """Words, any of which counts."""
+
+    def __init__(self, words: str | Sequence[str], weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.words = [words] if isinstance(words, str) else list(words)
+        if not self.words or not all(word.strip() for word in self.words):
+            raise ValueError(f"control: give words that are not empty, not {words!r}")
+
+    def forms(self, tokenizer: Tokenizer, word: str) -> list[list[int]]:
+        """All ways in which `word` can be spelled."""
+        return [*tokenizer.encode([word]), in_text(tokenizer, word)]
+
+    def bind(self, tokenizer: Tokenizer) -> None:
+        forms = [ids for word in self.words for ids in self.forms(tokenizer, word)]
+        self.patterns, self.eos_id = patterns(forms), tokenizer.eos_id
+
+    def absent(self, view: View) -> Tensor:
+        """log p(none of the words occurs | x_t, w_i = v), `(B, M, V)`."""
+        total = torch.zeros_like(view.probs)
+        for pattern in self.patterns:
+            some = present(view.probs, pattern, self.eos_id).double()  # float32 cannot tell SURE from 1
+            total += torch.log1p(-some.clamp(max=SURE)).to(total)
+        return total
+
+
+def present(probs: Tensor, pattern: Pattern, eos_id: int) -> Tensor:
+    """p(the pattern occurs before the end | x_t, w_i = v), `(B, M, V)`, by equation (1).
+
+    In float64, as a sum of probabilities: what rare words ask for must not vanish beside 1.
+    """
+    size, length = len(pattern), probs.shape[1]
+    count = length - size + 1
+    if count < 1:
+        return torch.zeros_like(probs)
+    parts = [probs[:, r : r + count, tokens].sum(-1) for r, tokens in enumerate(pattern)]
+    factors, end = torch.stack(parts, -1).double(), probs[..., eos_id].double()
+    start = F.pad(factors.prod(-1), (0, size - 1))
+    on = (1 - end - start).clamp(min=0)
+    reached = F.pad(on.cumprod(1), (1, 0), value=1.0)[:, :-1]  # the scan comes to j
+    found = F.pad((reached * start).cumsum(1), (1, 0))[:, :-1]  # or has found it before
+    later = [torch.zeros_like(end[:, 0])]  # F_{i+1}
+    for j in range(length - 1, 0, -1):
+        later.append(start[:, j] + on[:, j] * later[-1])
+    later = torch.stack(later[::-1], 1)
+    lives = F.pad((1 - end).clamp(min=FLOOR).log().cumsum(1), (1, 0))
+
+    def alive(low: Tensor, high: Tensor) -> Tensor:
+        """No EOS from `low` to before `high`, both `(M,)`."""
+        return (lives[:, high] - lives[:, low]).exp()
+
+    place = torch.arange(length, device=probs.device)
+    first = (place - size + 1).clamp(min=0)  # of the starts over i
+    reached, found = reached[:, first], found[:, first]
+    other = found + reached * alive(first, place) * later  # w_i is neither of the pattern nor EOS
+    out = other.to(probs)[..., None].repeat(1, 1, probs.shape[-1])
+    out[..., eos_id] = found.to(probs)
+    for r, tokens in enumerate(pattern):
+        begin = (place - r).clamp(0, count - 1)
+        rest = factors[..., [k for k in range(size) if k != r]].prod(-1)[:, begin]
+        ends = end[:, begin] if r else 0.0
+        on = (1 - ends - rest).clamp(min=0) * alive(torch.minimum(begin + 1, place), place) * later
+        right = found + reached * alive(first, begin) * (rest + on)
+        gain = torch.where(begin == place - r, right - other, 0.0)
+        out[..., tokens] += gain.to(out)[..., None]
+    return out
+
+
+class Contain(Words):
+    """At least one of the words occurs, in a text written in blocks by the end of the block at hand."""
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.words)}"
+
+    def least(self, given: Tensor) -> Tensor:
+        return given + min(map(len, self.patterns)) + 1
+
+    def per_token(self, view: View) -> Tensor:
+        return (-torch.expm1(self.absent(view))).clamp(min=FLOOR).log()
+
+
+class Avoid(Words):
+    """None of the words occurs."""
+
+    def forms(self, tokenizer: Tokenizer, word: str) -> list[list[int]]:
+        big = word[:1].upper() + word[1:]
+        spellings = [form for one in (word, big) for form in super(Avoid, self).forms(tokenizer, one)]
+        return [*spellings, spelled(tokenizer, word, "a ("), spelled(tokenizer, word, 'a "')]
+
+    def per_token(self, view: View) -> Tensor:
+        return self.absent(view)
+
+
+class WordAt(Control):
+    """A word at a place.
+
+    Args:
+        word: what. place: token, from 0, at which it begins.
+    """
+
+    def __init__(self, word: str, place: int, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        if not word.strip() or place < 0:
+            raise ValueError(f"control: give a word and a place from 0, not {word!r} at {place}")
+        self.word, self.place = word, place
+
+    def __str__(self) -> str:
+        return f"{self.word!r} at token {self.place}"
+
+    def bind(self, tokenizer: Tokenizer) -> None:
+        self.ids = in_text(tokenizer, self.word) if self.place else tokenizer.encode([self.word])[0]
+        self.eos_id = tokenizer.eos_id
+
+    def least(self, given: Tensor) -> Tensor:
+        if (given > self.place).any():
+            raise ValueError(f"control: {self} lies within a prompt of {int(given.max())} tokens")
+        return torch.full_like(given, self.place + len(self.ids) + 1)
+
+    def per_token(self, view: View) -> Tensor:
+        out, never = torch.zeros_like(view.probs), torch.tensor(FLOOR).log().item()
+        out[:, : self.place, self.eos_id] = never
+        for r, token in enumerate(self.ids[: max(0, out.shape[1] - self.place)]):
+            out[:, self.place + r] = never
+            out[:, self.place + r, token] = 0.0
+        return out
