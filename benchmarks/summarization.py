@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import numpy as np
 import torch
 
 from textdiff.config import named
@@ -195,8 +196,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
         groups.setdefault(f"{one['system']} ({common.how(one)})", []).append(one)
     for panel, key in zip(panels[0], keys, strict=True):
         for label, rows in groups.items():
-            points = [(one[key], one["metrics"]["rougeL"]["mean"]) for one in rows]
-            panel.plot(*zip(*points, strict=True), marker="o", label=label)
+            points = [(one[key], one["metrics"]["rougeL"]["mean"]) for one in rows if key in one]
+            panel.plot(*np.array(points).reshape(-1, 2).T, marker="o", label=label)
         panel.set(xlabel=labels[key], xscale="log")
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel(f"ROUGE-L, {result['dataset']} {result['split']}")

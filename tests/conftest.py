@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# tiny models gain nothing from threads, and threads that wait for each other stand still on a busy machine
+# tiny models gain nothing from threads, which wait for each other for ever on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
