@@ -59,7 +59,7 @@ BUGS = [
     Bug(
         "given words unknown to controls",
         "control/steering.py",
-        'torch.where(inputs["mask"][..., None], probs, known)',
+        "torch.where(mask[..., None], probs, known)",
         "probs",
         "control",
     ),
