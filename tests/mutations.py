@@ -66,14 +66,14 @@ BUGS = [
     Bug(
         "words count after the end",
         "control/words.py",
-        "on = (1 - end - start).clamp(min=0)",
-        "on = (1 - start).clamp(min=0)",
+        "on, now = (1 - end - start).clamp(min=0)",
+        "on, now = (1 - start).clamp(min=0)",
         "control",
     ),
     Bug(
         "an end is no end for words",
         "control/words.py",
-        "out[..., eos_id] = found.to(probs)",
+        "out[..., eos_id] = before.to(probs)",
         "pass",
         "control",
     ),

@@ -2,13 +2,15 @@
 section 5).
 
 With tokens that are independent given x_t, e_j = p_j(EOS) and a_j = prod_r p_{j+r}(a_r) for a word of
-tokens a_0 ... a_{m-1} that starts at j, a scan from left to right ends, finds the word or goes on:
+tokens a_0 ... a_{m-1} that starts at j, a scan from left to right finds the word, ends or goes on, and
+is worth from j on
 
-    F_j = a_j + (1 - e_j - a_j) F_{j+1}      p(it occurs from j on, before the end)                    (1)
+    T_j = W a_j + E e_j + (1 - e_j - a_j) T_{j+1},    E after the last token                           (1)
 
-and p(it occurs | w_i = v) is the same with e_i and the a_j over i as they then are. That is exact for
-words of one token, several of them together included; starts of a longer word share tokens, and are taken
-as independent.
+with W = 1, E = 0 for the probability that the word occurs before the end. For that of none W = 0, E = 1,
+and there is no end, e_j = 0: a word is not let through behind an EOS that may not be drawn.
+Given w_i = v, e_i and the a_j over i are others. That is exact for words of one token, several of them
+together included; starts of a longer word share tokens, and are taken as independent.
 
 A word is the tokens that its text has at the start of a text and after a space (`Avoid`: also capitalised
 and after a bracket). Tokens know no ends of words: "art" also occurs in "artist".
@@ -23,7 +25,7 @@ from torch import Tensor
 from textdiff.control.control import FLOOR, Control, View
 from textdiff.tokenizer import Tokenizer
 
-SURE = 1 - 1e-12  # most probability of a word: its absence stays possible
+SURE = 1 - 1e-6  # a word of more probability is there
 Pattern = list[list[int]]  # for every place the tokens of which any will do
 
 
@@ -64,52 +66,48 @@ class Words(Control):
         forms = [ids for word in self.words for ids in self.forms(tokenizer, word)]
         self.patterns, self.eos_id = patterns(forms), tokenizer.eos_id
 
-    def absent(self, view: View) -> Tensor:
-        """log p(none of the words occurs | x_t, w_i = v), `(B, M, V)`."""
-        total = torch.zeros_like(view.probs)
-        for pattern in self.patterns:
-            some = present(view.probs, pattern, self.eos_id).double()  # float32 cannot tell SURE from 1
-            total += torch.log1p(-some.clamp(max=SURE)).to(total)
-        return total
 
+def told(probs: Tensor, pattern: Pattern, eos_id: int, wanted: bool) -> Tensor:
+    """p(the pattern occurs before the end, if `wanted`, else nowhere | x_t, w_i = v), `(B, M, V)`.
 
-def present(probs: Tensor, pattern: Pattern, eos_id: int) -> Tensor:
-    """p(the pattern occurs before the end | x_t, w_i = v), `(B, M, V)`, by equation (1).
-
-    In float64, as a sum of probabilities: what rare words ask for must not vanish beside 1.
+    By equation (1) in float64, as sums of what is small: rare words ask for little, but must ask.
     """
     size, length = len(pattern), probs.shape[1]
-    count = length - size + 1
+    count, worth, end_worth = length - size + 1, float(wanted), float(not wanted)
     if count < 1:
-        return torch.zeros_like(probs)
+        return torch.full_like(probs, end_worth)
     parts = [probs[:, r : r + count, tokens].sum(-1) for r, tokens in enumerate(pattern)]
-    factors, end = torch.stack(parts, -1).double(), probs[..., eos_id].double()
+    factors, end = torch.stack(parts, -1).double(), worth * probs[..., eos_id].double()
     start = F.pad(factors.prod(-1), (0, size - 1))
-    on = (1 - end - start).clamp(min=0)
+    if not wanted:
+        start = start.masked_fill(start > SURE, 0.0)  # what stands there already is past avoiding
+    on, now = (1 - end - start).clamp(min=0), worth * start + end_worth * end
     reached = F.pad(on.cumprod(1), (1, 0), value=1.0)[:, :-1]  # the scan comes to j
-    found = F.pad((reached * start).cumsum(1), (1, 0))[:, :-1]  # or has found it before
-    later = [torch.zeros_like(end[:, 0])]  # F_{i+1}
+    before = F.pad((reached * now).cumsum(1), (1, 0))[:, :-1]  # or was over before
+    later = [torch.full_like(end[:, 0], end_worth)]  # T_{i+1}
     for j in range(length - 1, 0, -1):
-        later.append(start[:, j] + on[:, j] * later[-1])
+        later.append(now[:, j] + on[:, j] * later[-1])
     later = torch.stack(later[::-1], 1)
     lives = F.pad((1 - end).clamp(min=FLOOR).log().cumsum(1), (1, 0))
 
-    def alive(low: Tensor, high: Tensor) -> Tensor:
-        """No EOS from `low` to before `high`, both `(M,)`."""
-        return (lives[:, high] - lives[:, low]).exp()
+    def past(low: Tensor, high: Tensor, then: Tensor) -> Tensor:
+        """Worth where the word starts nowhere from `low` to before `high (M,)`, and `then` follows."""
+        alive = (lives[:, high] - lives[:, low]).exp()
+        return end_worth * (1 - alive) + alive * then
 
     place = torch.arange(length, device=probs.device)
     first = (place - size + 1).clamp(min=0)  # of the starts over i
-    reached, found = reached[:, first], found[:, first]
-    other = found + reached * alive(first, place) * later  # w_i is neither of the pattern nor EOS
+    before, reached = before[:, first], reached[:, first]
+    other = before + reached * past(first, place, later)  # w_i is neither of the pattern nor EOS
     out = other.to(probs)[..., None].repeat(1, 1, probs.shape[-1])
-    out[..., eos_id] = found.to(probs)
+    if wanted:
+        out[..., eos_id] = before.to(probs)
     for r, tokens in enumerate(pattern):
         begin = (place - r).clamp(0, count - 1)
         rest = factors[..., [k for k in range(size) if k != r]].prod(-1)[:, begin]
-        ends = end[:, begin] if r else 0.0
-        on = (1 - ends - rest).clamp(min=0) * alive(torch.minimum(begin + 1, place), place) * later
-        right = found + reached * alive(first, begin) * (rest + on)
+        ends = end[:, begin] if r else torch.zeros_like(rest)
+        go = (1 - ends - rest).clamp(min=0) * past(torch.minimum(begin + 1, place), place, later)
+        right = before + reached * past(first, begin, worth * rest + end_worth * ends + go)
         gain = torch.where(begin == place - r, right - other, 0.0)
         out[..., tokens] += gain.to(out)[..., None]
     return out
@@ -125,11 +123,14 @@ class Contain(Words):
         return given + min(map(len, self.patterns)) + 1
 
     def per_token(self, view: View) -> Tensor:
-        return (-torch.expm1(self.absent(view))).clamp(min=FLOOR).log()
+        absent = torch.zeros_like(view.probs, dtype=torch.float64)
+        for pattern in self.patterns:
+            absent += torch.log1p(-told(view.probs, pattern, self.eos_id, True).double().clamp(max=SURE))
+        return (-torch.expm1(absent)).clamp(min=FLOOR).log().to(view.probs)
 
 
 class Avoid(Words):
-    """None of the words occurs."""
+    """None of the words occurs, but where it stands already."""
 
     def forms(self, tokenizer: Tokenizer, word: str) -> list[list[int]]:
         big = word[:1].upper() + word[1:]
@@ -137,7 +138,10 @@ class Avoid(Words):
         return [*spellings, spelled(tokenizer, word, "a ("), spelled(tokenizer, word, 'a "')]
 
     def per_token(self, view: View) -> Tensor:
-        return self.absent(view)
+        out = torch.zeros_like(view.probs)
+        for pattern in self.patterns:
+            out += told(view.probs, pattern, self.eos_id, False).clamp(min=FLOOR).log()
+        return out
 
 
 class WordAt(Control):
