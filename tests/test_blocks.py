@@ -200,7 +200,7 @@ def test_ragged_prompts_give_the_same_texts_as_one_by_one(process, conditioning,
 
 def test_texts_grow_beyond_the_positions_of_the_model_and_end_by_themselves():
     model = make_model()
-    model.denoiser.bias.data[model.tokenizer.eos_id] += 1.0
+    model.denoiser.bias.data[model.tokenizer.eos_id] += 3.0
     made = generate_texts(
         model, prompt=PROMPTS * 4, length=60, block_length=4, steps=2, decoder="sample", trajectory=True
     )

@@ -299,6 +299,23 @@ def test_a_control_sees_the_text_before_a_block_without_a_gap():
         assert torch.allclose(told, torch.arange(start, start + size).float(), atol=1e-4)
 
 
+def test_controls_see_given_words_as_they_are():
+    """Whatever the network says of them."""
+    model, seen = make_model(), []
+
+    class Watch(Control):
+        def per_token(self, view: View) -> Tensor:
+            seen.append(view.probs)
+            return torch.zeros_like(view.probs)
+
+    ids, whole = torch.arange(40, 48)[None], torch.ones(1, 8, dtype=torch.bool)
+    mask = torch.arange(8)[None] != 2
+    x_t = torch.where(mask[..., None], torch.randn(1, 8, 8), model.process.encode(ids))
+    Steered(model.denoiser, [Watch()])(x_t, mask.float(), mask=mask, valid=whole)
+    assert torch.equal(seen[0][:, 2], F.one_hot(ids[:, 2], 260).float())
+    assert (seen[0][:, [1, 3]].amax(-1) < 1).all()
+
+
 # From texts to texts
 
 
