@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import chain, count, islice
 from typing import Any
 
@@ -27,7 +28,7 @@ from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.hardware import fast_dtype, tune_allocator
 from textdiff.metrics import bleu, bootstrap, rouge
-from textdiff.optimizer import OPTIMIZERS, linear_decay
+from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
 from textdiff.sampler import precision
 from textdiff.train import shape
 from textdiff.twin import Twin
@@ -88,7 +89,8 @@ def train(
 ) -> nn.Module:
     """The averaged weights after `steps`."""
     chosen = OPTIMIZERS[optimizer](model.train(), rate, 0.01)
-    schedule, average = linear_decay(chosen, 100, steps), AveragedModel(model, multi_avg_fn=lerp)
+    schedule = linear_decay(chosen, 100, steps)
+    average = AveragedModel(model, multi_avg_fn=partial(update_average, 0.999))
     data.position = 0
     epochs = (data.train_dataloader() for _ in count())
     for step, batch in enumerate(islice(chain.from_iterable(epochs), steps), 1):
@@ -103,11 +105,6 @@ def train(
         if step % 100 == 0:
             print(type(model).__name__, optimizer, rate, f"step {step}: {value.item():.3f}", flush=True)
     return average.module.eval()
-
-
-def lerp(averages: list[Tensor], weights: list[Tensor], seen: Tensor) -> None:
-    """Averaging as in training: at most 0.999 of the old."""
-    torch._foreach_lerp_(averages, weights, 1 - min(0.999, (1 + int(seen)) / (10 + int(seen))))
 
 
 @torch.no_grad()

@@ -218,7 +218,21 @@ def last(ids: Tensor, valid: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
     return ids.gather(1, (start + place).clamp(max=ids.shape[1] - 1)), place < kept[:, None]
 
 
-class Guided(nn.Module):
+class Wrapper(nn.Module):
+    """A denoiser around another one, with the same signature; a subclass changes what it answers."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.process, self.evaluations = denoiser.process, denoiser.evaluations
+
+    @property
+    def shift(self) -> Tensor | None:
+        """What controls move the clean mean by at this step, see `control.Shifted`."""
+        return getattr(self.denoiser, "shift", None)
+
+
+class Guided(Wrapper):
     """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, eq. 6) with the same signature.
 
         logits = null + scale (conditional - null)
@@ -228,14 +242,12 @@ class Guided(nn.Module):
         scale: 1 = the conditional model, 0 = none of the source, above 1 = more of it.
     """
 
-    evaluations = 2
-
     def __init__(self, denoiser: Denoiser, scale: float) -> None:
-        super().__init__()
+        super().__init__(denoiser)
         if denoiser.encoder is None:
             raise ValueError("guidance_scale needs a model with a source encoder; this one has none")
-        self.denoiser, self.scale = denoiser, scale
-        self.process, self.encode_source = denoiser.process, denoiser.encode_source
+        self.scale, self.encode_source = scale, denoiser.encode_source
+        self.evaluations = 2 * denoiser.evaluations
 
     def remember(
         self, ids: Tensor, valid: Tensor, context: Context, window: Tensor | None = None
@@ -258,7 +270,7 @@ class Guided(nn.Module):
         return null + self.scale * (conditional - null)
 
 
-class Continued(nn.Module):
+class Continued(Wrapper):
     """A denoiser of the block that follows a text, with the signature of one of whole texts.
 
     Args:
@@ -267,14 +279,8 @@ class Continued(nn.Module):
     """
 
     def __init__(self, denoiser: nn.Module, past: Any) -> None:
-        super().__init__()
-        self.denoiser, self.past = denoiser, past
-        self.process, self.evaluations = denoiser.process, denoiser.evaluations
-
-    @property
-    def shift(self) -> Tensor | None:
-        """See `control.Shifted`."""
-        return getattr(self.denoiser, "shift", None)
+        super().__init__(denoiser)
+        self.past = past
 
     def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor | Context | None) -> Tensor:
         return self.denoiser(x_t, t, past=self.past, **inputs)

@@ -225,14 +225,12 @@ class TextDiffusion(TextModel):
         return Written(out, predict.evaluations, [request.cut(frame, valid) for frame in frames])
 
     def guide(self, sampler: Sampler, scale: float, controls: Sequence[Control]) -> nn.Module:
-        """The denoiser under guidance and controls."""
+        """The denoiser under guidance and controls, which are bound to the tokenizer."""
         if controls and self.config.conditioning == "prefix":
             raise ValueError(
                 "controls: this model reads its source in the text itself, where controls would see it; "
                 "train one with --data.conditioning cross"
             )
-        for control in controls:
-            control.bind(self.tokenizer)
         denoiser = self.denoiser if scale == 1 else Guided(self.denoiser, scale)
         return steer(denoiser, controls, sampler)
 

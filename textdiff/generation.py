@@ -121,7 +121,7 @@ def generate_texts(
 
 
 def choose(model: TextModel, options: dict[str, Any], candidates: int) -> dict[str, Any]:
-    """The options of writing: the given ones over those that the model was saved with.
+    """The options of writing: the given ones over those that the model was saved with; controls bound.
 
     Candidates of a text in blocks are drawn: they do not differ in a length.
     """
@@ -131,6 +131,8 @@ def choose(model: TextModel, options: dict[str, Any], candidates: int) -> dict[s
         raise ValueError(f"unknown option {', '.join(sorted(unknown))}; this model takes {known}")
     own = {key: value for key, value in model.config.generation.items() if key in model.options}
     options = own | options
+    for control in options.get("controls", ()):
+        control.bind(model.tokenizer)
     if candidates > 1 and options.get("block_length") is not None:
         options = {"decoder": "sample"} | options
     return options

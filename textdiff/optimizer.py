@@ -1,4 +1,4 @@
-"""Optimizers and the learning-rate schedule.
+"""Optimizers, the learning-rate schedule and the average of weights.
 
 `AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101), fused. `Muon` (Jordan et al. 2024; scaled to
 AdamW's update size as in Liu et al. 2025, arXiv:2502.16982) for the matrices inside stacks of layers,
@@ -129,6 +129,12 @@ class Muon(torch.optim.Optimizer):
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": adamw, "muon": Muon}
+
+
+def update_average(decay: float, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+    """average += (1 - decay) (weight - average), the decay warmed up with the number of steps."""
+    warm = min(decay, (1 + int(count)) / (10 + int(count)))
+    torch._foreach_lerp_(averages, weights, 1 - warm)
 
 
 def linear_decay(optimizer: torch.optim.Optimizer, warmup: int, steps: float) -> LambdaLR:

@@ -8,6 +8,7 @@ one spread over several processes, takes the same steps.
 
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -22,7 +23,7 @@ from textdiff.data import Example, TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import bleu, rouge
 from textdiff.model import TextModel
-from textdiff.optimizer import OPTIMIZERS, linear_decay
+from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
 from textdiff.twin import SYSTEMS
 
 BUCKETS = 5
@@ -89,13 +90,8 @@ class Training(L.LightningModule):
             self.model.config.generation = check_options(self.generation)
         if self.use_compile:
             self.model.network.compile(dynamic=True)
-        self.average = AveragedModel(self.model, multi_avg_fn=self.update_average)
+        self.average = AveragedModel(self.model, multi_avg_fn=partial(update_average, self.ema_decay))
         self.average.requires_grad_(False)
-
-    def update_average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-        """average += (1 - decay) (weight - average), the decay warmed up with the number of steps."""
-        decay = min(self.ema_decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
 
     @property
     def evaluated(self) -> TextModel:

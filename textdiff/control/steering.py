@@ -18,23 +18,18 @@ from torch import Tensor, nn
 from textdiff.control.control import Control, View
 from textdiff.control.words import Avoid, Contain, WordAt
 from textdiff.decoder import one_hot
+from textdiff.denoiser import Wrapper
 from textdiff.process import Gaussian
 from textdiff.sampler import Sampler
 from textdiff.transformer import Context
 
 
-class Wrapper(nn.Module):
+class Watched(Wrapper):
     """What both ways of steering share: the view of a text, its part before a block included."""
 
     def __init__(self, denoiser: nn.Module, controls: Sequence[Control]) -> None:
-        super().__init__()
-        self.denoiser, self.controls = denoiser, controls
-        self.process, self.evaluations = denoiser.process, denoiser.evaluations
-
-    @property
-    def shift(self) -> Tensor | None:
-        """What the clean mean is moved by at this step."""
-        return getattr(self.denoiser, "shift", None)
+        super().__init__(denoiser)
+        self.controls = controls
 
     def remember(
         self, ids: Tensor, valid: Tensor, context: Context | None, window: Tensor | None = None
@@ -110,7 +105,7 @@ def steer(denoiser: nn.Module, controls: Sequence[Control], sampler: Sampler) ->
     return Steered(denoiser, told) if told else denoiser
 
 
-class Steered(Wrapper):
+class Steered(Watched):
     """A denoiser whose logits follow controls.
 
     Args:
@@ -128,7 +123,7 @@ class Steered(Wrapper):
         return logits
 
 
-class Shifted(Wrapper):
+class Shifted(Watched):
     """A denoiser that also says where controls want the clean mean, equation (1), in `shift`.
 
     Only classifiers can do that, on Gaussian processes and with samplers that step (`ancestral`, `ddim`,

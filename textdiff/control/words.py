@@ -31,7 +31,7 @@ Pattern = list[list[int]]  # for every place the tokens of which any will do
 
 def spelled(tokenizer: Tokenizer, word: str, context: str) -> list[int]:
     """Tokens of `word` right after `context`."""
-    before, both = tokenizer.encode([context, context + word]) if context.strip() else ([], [])
+    before, both = tokenizer.encode([context, context + word])
     joined = both[: len(before)] == before and len(both) > len(before)
     return both[len(before) :] if joined else tokenizer.encode([word])[0]
 
