@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 8, 16, 64])
     parser.add_argument("--seeds", type=int, default=3, help="generation seeds")
     parser.add_argument("--samplers", nargs="+", default=["confidence", "ancestral"])
-    parser.add_argument("--candidates", type=int, default=8, help="for MBR")
+    parser.add_argument("--candidates", type=int, default=8, help="for MBR; 1: no MBR")
     parser.add_argument("--mbr_nfe", type=int, default=16)
     parser.add_argument("--max_examples", type=int, help="only the first test examples")
     parser.add_argument("--batch_size", type=int, default=128)
@@ -155,6 +155,8 @@ def diffusion_rows(
             chosen = best | {"steps": nfe}
             made = write(model, examples, size, options.seeds, **chosen)
             rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
+    if options.candidates == 1:
+        return rows
     # candidates differ by length and noise, or are drawn too: as many settings as the twin's
     drawn = grid(sampler="confidence", decoder="sample")[:-1]
     return [*rows, mbr_row(name, model, examples, held, options, [*single, *drawn])]
@@ -176,6 +178,8 @@ def twin_rows(
     chosen, trials = choose(model, held, size, grid)
     made = write(model, examples, size, **chosen)
     rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
+    if options.candidates == 1:
+        return rows
     sample = [{"decoding": {"name": "sample", "temperature": t}} for t in TEMPERATURES]
     return [*rows, mbr_row(name, model, examples, held, options, sample)]
 
