@@ -161,8 +161,8 @@ BUGS = [
     Bug(
         "rotary positions count padding",
         "denoiser.py",
-        "past.keys_values or None, place)",
-        "past.keys_values or None)",
+        "past.states or None, place)",
+        "past.states or None)",
         "blocks",
     ),
     Bug(

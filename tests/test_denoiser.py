@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from textdiff.denoiser import Denoiser, Guided
+from textdiff.denoiser import Denoiser, Guided, time_features
 from textdiff.length import Length
 from textdiff.noise import Noise
 from textdiff.process import Embedding
@@ -141,7 +141,7 @@ def test_every_input_matters():
 
 def test_time_features_tell_every_time_apart():
     denoiser = make_denoiser(0)
-    features = denoiser.time_features(torch.linspace(0, 1, 300))
+    features = time_features(denoiser.process.schedule, torch.linspace(0, 1, 300))
     assert torch.cdist(features, features).add(100 * torch.eye(300)).min() > 0.01
 
 

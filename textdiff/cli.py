@@ -25,9 +25,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from textdiff.config import named
 from textdiff.data import TextData
 from textdiff.hardware import fast_dtype, tune_allocator
 from textdiff.report import Keep, Report
+from textdiff.storage import find_folder
 
 SUBCOMMANDS = ("fit", "validate")
 HERE = Path(__file__).parent
@@ -72,14 +74,17 @@ class CLI(LightningCLI):
             config.trainer.precision = config.trainer.precision or saved["settings"].get("precision")
 
     def before_instantiate_classes(self) -> None:
-        """Fine-tuning takes the tokenizer of the model it starts from; precision is the fast one."""
+        """A model or network to start from brings its tokenizer; precision is the fast one."""
         config = self.config[self.subcommand]
         if config.trainer.precision is None:
             fast = fast_dtype(training_device(config.trainer.accelerator))
             config.trainer.precision = "bf16-mixed" if fast == torch.bfloat16 else "32-true"
-        start = config.model.init_from
-        if start and not config.data.tokenizer:
-            config.data.tokenizer = start
+        if config.data.tokenizer is None:
+            start, backbone = config.model.init_from, config.model.network.backbone
+            if start:
+                config.data.tokenizer = str(find_folder(start))
+            elif backbone is not None:
+                config.data.tokenizer = named(backbone)["name"]
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")

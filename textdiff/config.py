@@ -35,6 +35,8 @@ class Config:
         system: "diffusion", or "autoregressive" for the baseline of the same transformer.
         process: name of the diffusion process, or a mapping with `name` and its arguments.
         schedule: name of the noise schedule, likewise.
+        backbone: directory or hub id of a pretrained masked language model (RoBERTa, BERT, ModernBERT)
+            to be the network; shapes below are then its own. None = a new one.
         width, depth, heads, dropout: of the transformer.
         conditioning: "cross" (source encoder), "prefix" (source and text in one sequence, only the
             text noised) or "none" (no source); set from the data.
@@ -59,6 +61,7 @@ class Config:
     system: str = "diffusion"
     process: Spec = "embedding"
     schedule: Spec = "gumbel"
+    backbone: Spec | None = None
     width: int = 192
     depth: int = 4
     heads: int = 6

@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.process import Process
-from textdiff.transformer import Context, KeyValue, Transformer
+from textdiff.schedule import Schedule
+from textdiff.transformer import Context, Transformer
 
 BARRED = -1e4  # logit of tokens that are never generated: finite, yet probability zero
+TIME_FEATURES = 64
 
 
 class Encoder(nn.Module):
@@ -61,16 +63,16 @@ class Past:
     """The text before an open block: read once, then used at every step.
 
     Attributes:
-        keys_values: one pair a layer, P positions.
+        states: what the network keeps of P positions, such as a pair of keys and values a layer.
         mask: `(B, P)` bool, False = padding.
     """
 
-    keys_values: list[KeyValue]
+    states: list[tuple[Tensor, ...]]
     mask: Tensor
 
     def __getitem__(self, rows: Tensor) -> "Past":
         """The same for some rows of the batch."""
-        return Past([(k[rows], v[rows]) for k, v in self.keys_values], self.mask[rows])
+        return Past([tuple(x[rows] for x in state) for state in self.states], self.mask[rows])
 
 
 class Denoiser(nn.Module):
@@ -104,7 +106,7 @@ class Denoiser(nn.Module):
         vocabulary, embedding_width = process.embedding.weight.shape
         self.process, self.max_length = process, max_length
         self.read = nn.Linear(process.feature_width, width)
-        self.gamma = nn.Linear(64, width)
+        self.gamma = nn.Linear(TIME_FEATURES, width)
         self.position = nn.Embedding(max_length, width)
         self.remaining = nn.Embedding(max_length, width)
         self.open_end = nn.Parameter(torch.zeros(width)) if blocks else None
@@ -153,7 +155,7 @@ class Denoiser(nn.Module):
     def embed(self, x_t: Tensor, t: Tensor, mask: Tensor, log_posterior: Tensor) -> Tensor:
         """What the network reads of every token, `(B, L, D)`, but for its place."""
         h = self.read(self.process.features(x_t, t, log_posterior))
-        h = h + self.gamma(self.time_features(t.expand(mask.shape)))
+        h = h + self.gamma(time_features(self.process.schedule, t.expand(mask.shape)))
         return h + self.given * ~mask[..., None]
 
     def places(self, valid: Tensor, past: Past | None) -> tuple[Tensor, Tensor]:
@@ -164,14 +166,6 @@ class Denoiser(nn.Module):
             return place, self.remaining(left)
         place = past.mask.sum(1, keepdim=True) + place
         return place.clamp(max=self.max_length - 1), self.open_end[None, None]
-
-    def time_features(self, t: Tensor) -> Tensor:
-        """Fourier features `(..., 64)` of the place of gamma(t) in its range."""
-        schedule = self.process.schedule
-        place = (schedule.gamma(t) - schedule.gamma_min) / (schedule.gamma_max - schedule.gamma_min)
-        frequency = math.pi * torch.logspace(-1, 1.5, 32, device=t.device)
-        angle = place[..., None] * frequency
-        return torch.cat([angle.sin(), angle.cos()], -1)
 
     def forward(
         self,
@@ -203,10 +197,18 @@ class Denoiser(nn.Module):
             h, _ = self.transformer(h, valid, context)
         else:
             visible = torch.cat([past.mask, valid], 1)
-            h, _ = self.transformer(h, visible, context, past.keys_values or None, place)
+            h, _ = self.transformer(h, visible, context, past.states or None, place)
         table = self.process.table()
         logits = F.linear(self.out(h), table * table.shape[1] ** -0.5, self.bias + self.bar)
         return logits + log_posterior
+
+
+def time_features(schedule: Schedule, t: Tensor) -> Tensor:
+    """Fourier features `(..., TIME_FEATURES)` of the place of gamma(t) in its range."""
+    place = (schedule.gamma(t) - schedule.gamma_min) / (schedule.gamma_max - schedule.gamma_min)
+    frequency = math.pi * torch.logspace(-1, 1.5, TIME_FEATURES // 2, device=t.device)
+    angle = place[..., None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 def last(ids: Tensor, valid: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:

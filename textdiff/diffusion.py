@@ -25,6 +25,7 @@ from textdiff.denoiser import Denoiser, Guided
 from textdiff.length import Length
 from textdiff.model import Losses, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise, low_discrepancy
+from textdiff.pretrained import PretrainedDenoiser, open_network
 from textdiff.process import PROCESSES
 from textdiff.sampler import SAMPLERS, Predict, Sampler, keep, precision
 from textdiff.schedule import SCHEDULES
@@ -65,27 +66,34 @@ class TextDiffusion(TextModel):
     )
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        if config.backbone is None:
+            network, embedding = None, nn.Embedding(len(tokenizer), config.embedding_width)
+        else:
+            network, config = open_network(config, tokenizer)
+            embedding = network.get_input_embeddings()
         super().__init__(config, tokenizer)
         if config.prefix_rate + config.given_rate > 1:
             raise ValueError(
                 f"prefix_rate {config.prefix_rate} and given_rate {config.given_rate} are shares of all "
                 "examples: lower one of them, so that they add up to at most 1"
             )
-        embedding = nn.Embedding(len(tokenizer), config.embedding_width)
         process = build(PROCESSES, config.process, embedding, build(SCHEDULES, config.schedule))
         barred = tuple(i for i in tokenizer.special_ids if i != tokenizer.eos_id)
-        self.denoiser = Denoiser(
-            process,
-            width=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            encoder_depth=config.encoder_depth if config.conditioning == "cross" else 0,
-            max_length=config.max_length,
-            max_source_length=config.max_source_length,
-            dropout=config.dropout,
-            barred=barred,
-            blocks=config.block_rate > 0,
-        )
+        common = {"max_length": config.max_length, "barred": barred, "blocks": config.block_rate > 0}
+        if network is not None:
+            process.normalised = False
+            self.denoiser = PretrainedDenoiser(process, network, **common)
+        else:
+            self.denoiser = Denoiser(
+                process,
+                width=config.width,
+                depth=config.depth,
+                heads=config.heads,
+                encoder_depth=config.encoder_depth if config.conditioning == "cross" else 0,
+                max_source_length=config.max_source_length,
+                dropout=config.dropout,
+                **common,
+            )
         width = config.embedding_width if self.denoiser.encoder is None else config.width
         self.length = Length(config.max_length, width)
 

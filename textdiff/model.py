@@ -108,7 +108,9 @@ class TextModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model directory; an older one in its place survives a failure half-way."""
-        weights = {key: value.contiguous() for key, value in self.state_dict().items()}
+        tied = tied_names(self)
+        state = self.state_dict().items()
+        weights = {key: value.contiguous() for key, value in state if key not in tied}
         write_folder(Path(folder), self.config, weights, self.tokenizer)
 
     @classmethod
@@ -124,11 +126,19 @@ class TextModel(nn.Module):
             raise ValueError(f"{source} holds a {config.system} model, not a {cls.system} one")
         model = cls(config, Tokenizer.load(folder / "tokenizer.json"))
         try:
-            model.load_state_dict(read_weights(folder))
+            found = model.load_state_dict(read_weights(folder), strict=False)
+            if lost := [*(set(found.missing_keys) - tied_names(model)), *found.unexpected_keys]:
+                raise RuntimeError(f"{len(lost)} weights, such as {min(lost)}, are in one of them only")
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{folder}: weights and config.json do not match ({reason})") from None
         return model.eval().to(device)
+
+
+def tied_names(model: nn.Module) -> set[str]:
+    """Second and further names of tensors that stand in several places, as tied embeddings do."""
+    own = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    return set(model.state_dict()) - own
 
 
 def log_unigram(counts: Tensor) -> Tensor:

@@ -55,12 +55,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read `tokenizer.json`, or the fast tokenizer of a local Hugging Face directory."""
+        """Read `tokenizer.json`, or the tokenizer of a Hugging Face directory or hub id."""
         file = Path(path) if str(path).endswith(".json") else Path(path, "tokenizer.json")
         try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
+            if file.is_file() or str(path).endswith(".json"):
+                backend = tokenizers.Tokenizer.from_file(str(file))
+            else:
+                backend = _convert(path)
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"no tokenizer in {file} ({error}): give a tokenizer.json") from error
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"no tokenizer in {path} ({reason}): give a tokenizer.json") from error
         eos = _special(backend, file, "eos_token", EOS_NAMES)
         pad = _special(backend, file, "pad_token", PAD_NAMES, taken=eos)
         return cls(backend, pad, eos)
@@ -89,6 +93,13 @@ class Tokenizer:
         rows = batch.tolist() if hasattr(batch, "tolist") else batch
         kept = (itertools.takewhile(lambda index: index != self.eos_id, row) for row in rows)
         return [text.removeprefix(" ") for text in self.backend.decode_batch([*map(list, kept)])]
+
+
+def _convert(source: str | Path) -> tokenizers.Tokenizer:
+    """The fast form of a tokenizer that `transformers` knows, of a hub id or in older files."""
+    from transformers import AutoTokenizer
+
+    return tokenizers.Tokenizer.from_str(AutoTokenizer.from_pretrained(source).backend_tokenizer.to_str())
 
 
 def _special(

@@ -48,6 +48,8 @@ class Twin(TextModel):
             raise ValueError(
                 "conditioning 'prefix' is for diffusion; the twin reads its source by 'cross'"
             )
+        if config.backbone is not None:
+            raise ValueError("backbone: a pretrained network is for diffusion; the twin has its own")
         vocabulary, embedding, width = len(tokenizer), config.embedding_width, config.width
         depth = config.encoder_depth if config.conditioning == "cross" else 0
         shape = {"heads": config.heads, "dropout": config.dropout}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from textdiff.control.control import Control, View
+from textdiff.pretrained import reads_embeddings
 from textdiff.tokenizer import Tokenizer
 
 
@@ -92,17 +93,7 @@ class SequenceClassifier(Classifier):
         """Embeddings and padding must give what ids give: decoders, which read the last place, do not."""
         before, after = self.frame()
         ids = torch.tensor([[*before, *self.own.encode(["a b"])[0], *after]])
-        embedded = self.network.get_input_embeddings()(ids)
-        padded = torch.cat([embedded, torch.zeros_like(embedded)], 1)
-        mask = torch.ones_like(ids)
-        try:
-            with torch.no_grad():
-                plain = self.network(input_ids=ids, attention_mask=mask).logits
-                mask = torch.cat([mask, 0 * mask], 1)
-                same = torch.allclose(self.classify(padded, mask), plain, atol=1e-3)
-        except (NotImplementedError, ValueError, TypeError):
-            same = False
-        if not same:
+        if not reads_embeddings(self.network, ids):
             kind = type(self.network).__name__
             raise ValueError(
                 f"{self.source}: {kind} does not read embeddings; give an encoder classifier"

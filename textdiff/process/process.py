@@ -31,6 +31,7 @@ class Process(nn.Module, ABC):
         super().__init__()
         self.embedding, self.schedule = embedding, schedule
         self.register_buffer("log_prior", torch.zeros(embedding.num_embeddings))
+        self.normalised = True  # False: a pretrained network reads embeddings at the scale they have
 
     @property
     def feature_width(self) -> int:
@@ -39,6 +40,8 @@ class Process(nn.Module, ABC):
 
     def table(self) -> Tensor:
         """`(V, D)`: the token embeddings that the network reads, unit variance a coordinate."""
+        if not self.normalised:
+            return self.embedding.weight
         return F.normalize(self.embedding.weight, dim=-1) * self.embedding.embedding_dim**0.5
 
     @abstractmethod

@@ -89,7 +89,8 @@ class LinearSimplex(Embedding):
         table = self.table()
         with torch.autocast(table.device.type, enabled=False):
             covariance = table.T @ table
-            covariance = covariance + self.ridge * len(table) * torch.eye(len(covariance)).to(table)
+            ridge = self.ridge * covariance.diagonal().mean()
+            covariance = covariance + ridge * torch.eye(len(covariance)).to(table)
             white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), table.T, upper=False)
         return white.T * self.scale * (len(table) / table.shape[1]) ** 0.5
 
