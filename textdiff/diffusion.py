@@ -25,7 +25,7 @@ from textdiff.denoiser import Denoiser, Guided
 from textdiff.length import Length
 from textdiff.model import Losses, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise, low_discrepancy
-from textdiff.pretrained import PretrainedDenoiser, open_network
+from textdiff.pretrained import PretrainedDenoiser, open_network, tied
 from textdiff.process import PROCESSES
 from textdiff.sampler import SAMPLERS, Predict, Sampler, keep, precision
 from textdiff.schedule import SCHEDULES
@@ -66,11 +66,12 @@ class TextDiffusion(TextModel):
     )
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        if config.backbone is None:
-            network, embedding = None, nn.Embedding(len(tokenizer), config.embedding_width)
-        else:
+        network = embedding = None
+        if config.backbone is not None:
             network, config = open_network(config, tokenizer)
-            embedding = network.get_input_embeddings()
+            embedding = network.get_input_embeddings() if tied(config) else None
+        if embedding is None:
+            embedding = nn.Embedding(len(tokenizer), config.embedding_width)
         super().__init__(config, tokenizer)
         if config.prefix_rate + config.given_rate > 1:
             raise ValueError(

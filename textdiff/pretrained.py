@@ -132,7 +132,8 @@ def open_network(config: Config, tokenizer: Tokenizer) -> tuple[nn.Module, Confi
     """The network of `config.backbone`, and the config with all that is needed to build it again.
 
     A name is a directory or a hub id, read with its weights; a mapping with its `config`, as it stands in
-    a saved model, is a network of that shape with random weights.
+    a saved model, is a network of that shape with random weights, and one with `tied: false` has another
+    table for noisy tokens.
 
     Raises:
         ValueError: no masked language model there, one that does not read embeddings, another tokenizer,
@@ -162,6 +163,11 @@ def open_network(config: Config, tokenizer: Tokenizer) -> tuple[nn.Module, Confi
     shape["width"] = network.config.hidden_size
     width = network.get_input_embeddings().embedding_dim
     return network, replace(config, backbone=told, embedding_width=width, **shape)
+
+
+def tied(config: Config) -> bool:
+    """Whether noisy tokens are read with the embeddings of clean ones; the peers learn two tables."""
+    return named(config.backbone).get("tied", True)
 
 
 def read_network(source: str, tokenizer: Tokenizer) -> nn.Module:
