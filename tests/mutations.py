@@ -471,6 +471,118 @@ BUGS = [
         "(length > least",
         "denoiser",
     ),
+    Bug(
+        "padding stays where it is",
+        "pretrained.py",
+        "order = (~valid).long().argsort(dim=1, stable=True)",
+        "order = (0 * valid).long().argsort(dim=1, stable=True)",
+        "pretrained",
+    ),
+    Bug(
+        "logits stay where padding put them",
+        "pretrained.py",
+        "logits.gather(1, order.argsort(1)[..., None].expand_as(logits))",
+        "logits",
+        "pretrained",
+    ),
+    Bug(
+        "a pretrained network cannot see padding",
+        "pretrained.py",
+        "mask = valid.gather(1, order).long()",
+        "mask = torch.ones_like(order)",
+        "pretrained",
+    ),
+    Bug(
+        "given words read as noise",
+        "pretrained.py",
+        "torch.where(mask[..., None], h, self.words(known).to(h.dtype))",
+        "h",
+        "import_checkpoint",
+    ),
+    Bug(
+        "given words told by the prior",
+        "pretrained.py",
+        "(log_posterior - self.process.log_prior).argmax(-1)",
+        "self.process.log_prior.expand_as(log_posterior).argmax(-1)",
+        "pretrained",
+    ),
+    Bug(
+        "embeddings of another scale",
+        "diffusion.py",
+        "process.normalised = False",
+        "process.normalised = True",
+        "pretrained",
+    ),
+    Bug(
+        "no skip in a pretrained denoiser",
+        "pretrained.py",
+        "+ self.skip * log_posterior",
+        "",
+        "pretrained",
+    ),
+    Bug(
+        "a first prediction that is not there unread",
+        "pretrained.py",
+        " + self.no_previous * (previous == 0).all(-1, keepdim=True)",
+        "",
+        "import_checkpoint",
+    ),
+    Bug(
+        "missing weights unnoticed",
+        "model.py",
+        "set(found.missing_keys) - tied_names(model)",
+        "set()",
+        "bad_input",
+    ),
+    Bug(
+        "another tokenizer than the network's",
+        "pretrained.py",
+        "if own.backend.get_vocab() != tokenizer.backend.get_vocab():",
+        "if False:",
+        "pretrained",
+    ),
+    Bug(
+        "RoBERTa's positions counted from zero",
+        "pretrained.py",
+        "(0 if part.padding_idx is None else part.padding_idx + 1)",
+        "0",
+        "pretrained",
+    ),
+    Bug(
+        "imported: the posterior mean is read",
+        "../scripts/import_checkpoint.py",
+        'torch.cat([torch.zeros(width, width), around["read"]], 1)',
+        'torch.cat([around["read"], torch.zeros(width, width)], 1)',
+        "import_checkpoint",
+    ),
+    Bug(
+        "imported: a skip",
+        "../scripts/import_checkpoint.py",
+        "own.skip.zero_()",
+        "pass",
+        "import_checkpoint",
+    ),
+    Bug(
+        "imported: time times two",
+        "../scripts/import_checkpoint.py",
+        'own.time.weight[:, TIME_FEATURES:] = around["time"]',
+        'own.time.weight[:, TIME_FEATURES:] = 2 * around["time"]',
+        "import_checkpoint",
+    ),
+    Bug(
+        "imported: one table",
+        "../scripts/import_checkpoint.py",
+        'own.process.embedding.weight.copy_(around["table"])',
+        "pass",
+        "import_checkpoint",
+    ),
+    Bug(
+        "imported: equal logits at first unread",
+        "../scripts/import_checkpoint.py",
+        "torch.zeros(width) if zeros else previous @ table.mean(0)",
+        "torch.zeros(width)",
+        "import_checkpoint",
+    ),
 ]
 
 
@@ -500,7 +612,7 @@ def plant(bug: Bug, folder: Path) -> str:
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in ("textdiff", "tests"):
+        for part in ("textdiff", "tests", "scripts"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         files = " ".join(sorted({file for bug in BUGS for file in bug.tests.split()}))

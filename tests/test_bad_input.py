@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import run_training
+from safetensors.torch import load_file, save_file
 
 import textdiff
 from textdiff import api, storage
@@ -198,6 +199,13 @@ def test_model_directories(trained, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(trained / "model", folder)
     weights, config = folder / "model.safetensors", folder / "config.json"
+    tensors = load_file(weights)
+    for change in ({"more": tensors["length.log_histogram"]}, {"length.log_histogram": None}):
+        kept = {name: value for name, value in (tensors | change).items() if value is not None}
+        save_file(kept, weights, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=r"do not match \(1 weights, such as (more|length.log_hist)"):
+            textdiff.load(folder, device="cpu")
+    save_file(tensors, weights, metadata={"format": "pt"})
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"model.safetensors is damaged .*; copy or save it again"):
