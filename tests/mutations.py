@@ -612,7 +612,7 @@ def plant(bug: Bug, folder: Path) -> str:
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in ("textdiff", "tests", "scripts"):
+        for part in ("textdiff", "tests", "scripts", "configs"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         files = " ".join(sorted({file for bug in BUGS for file in bug.tests.split()}))
