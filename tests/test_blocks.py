@@ -38,7 +38,8 @@ def make_model(
         "max_length": LONG,
     }
     rates = {"block_rate": 1.0, "block_length": 4} | options
-    model = TextDiffusion(Config(conditioning=conditioning, process=process, **shape, **rates), tokenizer)
+    own = {"conditioning": conditioning, "process": process}
+    model = TextDiffusion(Config(**own, **shape | rates), tokenizer)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

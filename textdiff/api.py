@@ -24,7 +24,9 @@ from textdiff.movie import write_movie
 from textdiff.storage import find_folder, read_config
 from textdiff.twin import SYSTEMS
 
-__all__ = ["Generation", "TextDiffusion", "generate", "load", "main", "pipeline"]
+__all__ = ["Generation", "TextDiffusion", "generate", "infill", "load", "main", "pipeline"]
+
+GAP = "___"
 
 
 def load(source: str | Path, device: str = "auto") -> TextModel:
@@ -58,7 +60,7 @@ def generate(
         sources: texts to summarize or rewrite.
         return_dict: give a `Generation` (ids, candidates, trajectory, NFE, seconds), not a list.
         options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`,
-            `dtype`, `trajectory`, `progress` of `generate_texts`; `steps`, `sampler`, `decoder`,
+            `dtype`, `trajectory`, `progress`, `gap` of `generate_texts`; `steps`, `sampler`, `decoder`,
             `temperature`, `guidance_scale` of diffusion models; `decoding` of autoregressive ones.
 
     Raises:
@@ -67,6 +69,36 @@ def generate(
     loaded = model if isinstance(model, TextModel) else load(model)
     made = generate_texts(loaded, sources, **options)
     return made if return_dict else made.texts
+
+
+def infill(
+    model: TextModel | str | Path,
+    texts: Sequence[str],
+    sources: Sequence[str] | None = None,
+    *,
+    gap: str = GAP,
+    return_dict: bool = False,
+    **options: Any,
+) -> list[str] | Generation:
+    """Write the missing words of texts: everything around a gap is given and stays.
+
+    Given words are clean from the first step on, as in training, so that every gap is written with all
+    that stands around it, on both sides, and with the other gaps.
+
+    Args:
+        model: a diffusion model, or where to load it from.
+        texts: whole texts with one gap or several, `"The ___ sat on the ___."`.
+        sources: one for every text, for models trained with them.
+        gap: what stands for missing words, between words.
+        return_dict: give a `Generation`, not a list of texts.
+        options: `gap_length` (tokens for every gap, else what the predicted length of the text leaves)
+            or `length` (tokens of every text, EOS included); and those of `generate`.
+
+    Raises:
+        ValueError: a text without a gap, one inside a word, or what `generate` refuses.
+    """
+    options = {"prompt": texts, "gap": gap} | options
+    return generate(model, sources, return_dict=return_dict, **options)
 
 
 def pipeline(
@@ -97,22 +129,23 @@ def pipeline(
 
 
 def main(args: list[str] | None = None) -> None:
-    """The `textdiff` command: `textdiff train ...`, `textdiff generate MODEL [FILE] ...`."""
+    """The `textdiff` command: `textdiff train ...`, `textdiff generate MODEL [FILE] ...`, `infill`."""
     args = sys.argv[1:] if args is None else args
     if args[:1] == ["train"]:
         from textdiff.train import main as train
 
         return train(args[1:])
     options = vars(parser().parse_args(args))
+    command = {"generate": write, "infill": fill}[options.pop("command")]
     warnings.showwarning = lambda message, *_: print(f"textdiff: {message}", file=sys.stderr)
     try:
-        write(**{key: value for key, value in options.items() if value is not None and key != "command"})
+        command(**{key: value for key, value in options.items() if value is not None})
     except (ValueError, OSError) as error:
         sys.exit(f"textdiff: {error}")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `textdiff generate`."""
+    """Arguments of `textdiff generate` and `textdiff infill`."""
     top = argparse.ArgumentParser("textdiff", description="Text diffusion language models.")
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("train", help="train a model; see `textdiff train --help`")
@@ -120,8 +153,22 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("model", help="model directory or hub id")
     sub.add_argument("file", nargs="?", help="one source (or prompt) per line; - = standard input")
     sub.add_argument("--num_samples", type=int, help="texts to write from nothing")
-    sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
     sub.add_argument("--block_length", type=int, help="write that many tokens at a time, to any length")
+    sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
+    add_common(sub)
+    sub = commands.add_parser("infill", help="write the missing words of texts")
+    sub.add_argument("model", help="model directory or hub id")
+    sub.add_argument("file", help=f"one text per line, with {GAP} for missing words; - = standard input")
+    sub.add_argument("--sources", help="file of one source per line, for models trained with them")
+    sub.add_argument("--gap", default=GAP, help="what stands for missing words")
+    sub.add_argument("--gap_length", type=int, help="tokens for every gap; default: as predicted")
+    add_common(sub)
+    return top
+
+
+def add_common(sub: argparse.ArgumentParser) -> None:
+    """Arguments of all writing."""
+    sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
     sub.add_argument("--steps", type=int, help="network evaluations of a text")
     sub.add_argument("--sampler", help="confidence, ancestral, ddim, renoise")
     sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")
@@ -133,20 +180,35 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--label", help="the class that it shall see")
     sub.add_argument("--control_weight", type=float, default=1.0, help="of words and classifier")
     sub.add_argument("--candidates", type=int, help="write several, give the one of least Bayes risk")
-    sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--batch_size", type=int)
     sub.add_argument("--dtype", help="float32, bfloat16 or auto (the faster one)")
     sub.add_argument("--device", default="auto")
     sub.add_argument("--json", action="store_true", help="one JSON object a line, candidates included")
     sub.add_argument("--movie", help="also save this HTML page, which shows the text after every step")
-    return top
 
 
-def write(
-    model: str,
-    file: str | None = None,
-    device: str = "auto",
+def write(model: str, file: str | None = None, device: str = "auto", **options: Any) -> None:
+    """Read sources or prompts, write texts."""
+    loaded = load(model, device)
+    if file is None and "num_samples" not in options and loaded.config.conditioning != "none":
+        raise ValueError("give a FILE with one source per line, or - to read standard input")
+    if file is not None:
+        key = "prompt" if loaded.config.conditioning == "none" else "sources"
+        options[key] = read_lines(file)
+    show(loaded, **options)
+
+
+def fill(model: str, file: str, sources: str | None = None, device: str = "auto", **options: Any) -> None:
+    """Read texts with gaps, write whole ones."""
+    options |= {"prompt": read_lines(file)}
+    if sources is not None:
+        options["sources"] = read_lines(sources)
+    show(load(model, device), **options)
+
+
+def show(
+    loaded: TextModel,
     json: bool = False,
     movie: str | None = None,
     must_contain: Sequence[str] = (),
@@ -156,8 +218,7 @@ def write(
     control_weight: float = 1.0,
     **options: Any,
 ) -> None:
-    """Read texts, write texts."""
-    loaded = load(model, device)
+    """Write texts, under controls, and print them."""
     controls = [Contain(word, control_weight) for word in must_contain]
     controls += [Avoid(word, control_weight) for word in must_avoid]
     if (classifier is None) != (label is None):
@@ -165,11 +226,6 @@ def write(
     if classifier is not None:
         controls.append(SequenceClassifier(classifier, label, control_weight, pieces=True))
     options |= {"controls": controls} if controls else {}
-    if file is None and "num_samples" not in options and loaded.config.conditioning != "none":
-        raise ValueError("give a FILE with one source per line, or - to read standard input")
-    if file is not None:
-        key = "prompt" if loaded.config.conditioning == "none" else "sources"
-        options[key] = read_lines(file)
     options |= {"progress": sys.stderr.isatty(), "trajectory": movie is not None}
     made = generate_texts(loaded, **options)
     for text, candidates in zip(made.texts, made.candidates, strict=True):

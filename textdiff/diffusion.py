@@ -29,7 +29,7 @@ from textdiff.pretrained import PretrainedDenoiser, open_network, tied
 from textdiff.process import PROCESSES
 from textdiff.sampler import SAMPLERS, Predict, Sampler, keep, precision
 from textdiff.schedule import SCHEDULES
-from textdiff.tokenizer import Tokenizer
+from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context
 
 
@@ -50,6 +50,15 @@ def join(parts: list[Losses], parameters: list[Tensor]) -> Losses:
     return Losses(
         nll + touch, mask, torch.cat([part.t for part in parts]), torch.cat(lengths) if lengths else None
     )
+
+
+def spread(ids: list[int], count: int) -> list[int]:
+    """`ids` with `count` open places: evenly in its gaps, or at its end if it has none."""
+    gaps = ids.count(OPEN)
+    if not gaps:
+        return ids + [OPEN] * count
+    sizes = iter([count * (i + 1) // gaps - count * i // gaps for i in range(gaps)])
+    return [part for one in ids for part in ([OPEN] * next(sizes) if one == OPEN else [one])]
 
 
 class TextDiffusion(TextModel):
@@ -245,6 +254,8 @@ class TextDiffusion(TextModel):
 
     def write_blocks(self, request: Request, **parts: Any) -> Written:
         """Block by block, to EOS or to the length asked for; else to as much again as fits the model."""
+        if any(OPEN in ids for ids in request.prompt):
+            raise ValueError("block_length is for writing on; gaps are filled all together: leave it out")
         size, hidden = request.options["block_length"], request.hidden.tolist()
         given, most = [len(ids) for ids in request.prompt], self.config.max_length
         total = [n + most for n in given] if self.config.conditioning != "prefix" else [most] * len(given)
@@ -269,22 +280,25 @@ class TextDiffusion(TextModel):
 
     def lay_out(self, request: Request, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
         """Given tokens and empty places: ids, mask, valid, each `(B, L)`."""
-        given, shown = pad(request.prompt, self.tokenizer.pad_id)
-        given, shown = given.to(self.device), shown.to(self.device)
-        pooled = self.pool(context, given, ~shown, shown)
-        own = shown.sum(1) - request.hidden.to(self.device)  # prompt tokens that belong to the text
+        known = [[i for i in ids if i != OPEN] for ids in request.prompt]
+        given, shown = (x.to(self.device) for x in pad(known, self.tokenizer.pad_id))
+        gaps = torch.tensor([ids.count(OPEN) for ids in request.prompt], device=self.device)
+        pooled, hidden = self.pool(context, given, ~shown, shown), request.hidden.to(self.device)
+        own = shown.sum(1) - hidden  # prompt tokens that belong to the text
         controls, count = request.options.get("controls", ()), torch.full_like(own, request.length or 0)
-        if not request.length:
-            least = least_length(controls, own)
+        if request.gap_length:
+            count = own + gaps * request.gap_length
+        elif not request.length:
+            least = torch.maximum(least_length(controls, own), own + gaps)
             count = self.length.quantile(pooled, request.quantile.to(self.device), least)
-        total = count + request.hidden.to(self.device)
-        self.check_length(total, shown.sum(1))
+        total = count + hidden
+        self.check_length(total, shown.sum(1) + (gaps - 1).clamp(min=0))
         refuse_short(controls, own, count)
-        place = torch.arange(int(total.max()), device=self.device)
-        valid = place < total[:, None]
-        ids = torch.full(valid.shape, self.tokenizer.pad_id, device=self.device)
-        ids[:, : given.shape[1]] = given[:, : ids.shape[1]]
-        return ids, valid & (place >= shown.sum(1, keepdim=True)), valid
+        open_ = (total - shown.sum(1)).tolist()
+        ids, valid = pad(list(map(spread, request.prompt, open_)), self.tokenizer.pad_id)
+        ids, valid = ids.to(self.device), valid.to(self.device)
+        mask = ids == OPEN
+        return ids.masked_fill(mask, self.tokenizer.pad_id), mask, valid
 
     def check_length(self, total: Tensor, given: Tensor) -> None:
         """Refuse what does not fit the positions of the model or leaves nothing to write."""

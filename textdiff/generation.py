@@ -67,6 +67,8 @@ def generate_texts(
     prompt: Sequence[str] | None = None,
     num_samples: int | None = None,
     length: int | None = None,
+    gap: str | None = None,
+    gap_length: int | None = None,
     candidates: int = 1,
     utility: str = "rougeL",
     seed: int = 0,
@@ -84,6 +86,8 @@ def generate_texts(
         prompt: first words of every text.
         num_samples: how many texts, where there is neither source nor prompt.
         length: tokens of every text, EOS included; None = predicted. With `block_length` the most.
+        gap: what stands for words to be written in a prompt, which then is a whole text.
+        gap_length: tokens for every gap; None = what the predicted length leaves, shared evenly.
         candidates: texts drawn for each answer; the one of least Bayes risk is given.
         utility: similarity that the reranking uses.
         seed: same seed, same texts.
@@ -99,16 +103,18 @@ def generate_texts(
         ValueError: a request that makes no sense or that the model cannot serve.
     """
     start = time.perf_counter()
-    numbers = {"length": length, "candidates": candidates, "batch_size": batch_size}
-    check(model, sources, prompt, num_samples, numbers, seed, dtype)
+    numbers = {"length": length, "gap_length": gap_length}
+    numbers |= {"candidates": candidates, "batch_size": batch_size}
+    check(model, sources, prompt, num_samples, gap, numbers, seed, dtype)
     options = choose(model, options, candidates)
-    task = prepare(model, sources, prompt, num_samples, candidates)
+    task = prepare(model, sources, prompt, num_samples, candidates, gap)
     request = partial(
         make_request,
         model,
         task,
         seed=seed,
         length=length,
+        gap_length=gap_length,
         options=options,
         watch=trajectory,
         dtype=DTYPES[dtype] or fast_dtype(model.device),
@@ -143,6 +149,7 @@ def check(
     sources: Sequence[str] | None,
     prompt: Sequence[str] | None,
     num_samples: int | None,
+    gap: str | None,
     numbers: dict[str, int | None],
     seed: int,
     dtype: str,
@@ -161,6 +168,10 @@ def check(
         raise ValueError("num_samples is for texts from nothing; leave out sources and prompt, or it")
     if sources is not None and prompt is not None and len(sources) != len(prompt):
         raise ValueError(f"{len(sources)} sources but {len(prompt)} prompts: give one for each")
+    if numbers["gap_length"] is not None and (gap is None or numbers["length"] is not None):
+        raise ValueError("gap_length is for texts with gaps whose length is not given: leave it out")
+    if gap is not None and prompt is None:
+        raise ValueError("gap: give the texts with gaps as prompt=[...]")
     if model.config.conditioning == "none" and sources is not None:
         raise ValueError("this model was trained without sources; give prompt= or num_samples=")
     if model.config.conditioning != "none" and sources is None:
@@ -176,12 +187,15 @@ def prepare(
     prompt: Sequence[str] | None,
     num_samples: int | None,
     candidates: int,
+    gap: str | None = None,
 ) -> Task:
     """Tokenize everything and repeat it for every candidate."""
     texts = sources if sources is not None else prompt
     count = len(texts) if texts is not None else (num_samples or 1)
     encode, config = model.tokenizer.encode, model.config
     prompts = encode(list(prompt)) if prompt is not None else [[]] * count
+    if gap is not None:
+        prompts = model.tokenizer.encode_gaps(prompt, gap)
     marked = [config.source_prefix + text for text in sources or []]
     read = cut(encode(marked), config.max_source_length) if sources is not None else None
     hidden = [0] * count

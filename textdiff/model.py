@@ -39,10 +39,12 @@ class Request:
     Attributes:
         index: B global numbers of the texts; with `seed` they fix all randomness.
         source, source_mask: `(B, S)`, or None without a source.
-        prompt: B lists of given first tokens, empty lists for none.
+        prompt: B lists of given first tokens, empty lists for none; or of all tokens of a text, with
+            `OPEN` where some are to be written.
         hidden: `(B,)` how many of them are the source of a prefix model, not part of the text.
         quantile: `(B,)` place in the predicted length distribution.
         length: tokens of every text, EOS included; None = predicted.
+        gap_length: tokens for every `OPEN`; None = as many as the length leaves.
         watch: keep the prediction of every step.
         dtype: precision inside the network.
         options: the system's own, such as steps, sampler, decoder, guidance_scale.
@@ -56,6 +58,7 @@ class Request:
     hidden: Tensor
     quantile: Tensor
     length: int | None = None
+    gap_length: int | None = None
     watch: bool = False
     dtype: torch.dtype = torch.float32
     options: dict[str, Any] = field(default_factory=dict)

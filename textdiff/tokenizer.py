@@ -19,6 +19,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 SPECIAL = ("<pad>", "<eos>", "<sep>", "<mask>")
 # what other people's tokenizers call the same thing, most specific first
 PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
+OPEN = -1  # among the ids of a text: words to be written here
+STAND_IN = "word"  # in the place of such words while the text around them is read
 EOS_NAMES = ("<eos>", "</s>", "[EOS]", "[SEP]", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>")
 
 
@@ -87,6 +89,39 @@ class Tokenizer:
         """Ids without special tokens, at most the first `max_length` of each text."""
         encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids[:max_length] for encoding in encoded]
+
+    def encode_gaps(self, texts: Sequence[str], gap: str) -> list[list[int]]:
+        """Ids of whole texts, EOS included, with `OPEN` for every `gap`, which stands for some words.
+
+        Raises:
+            ValueError: a text without a gap, or with one inside a word.
+        """
+        return [[*self._around(text, gap), self.eos_id] for text in texts]
+
+    def _around(self, text: str, gap: str) -> list[int]:
+        """Ids of a text without EOS, `OPEN` for gaps: those of the text with a word in every gap."""
+        parts = text.split(gap)
+        if len(parts) == 1:
+            raise ValueError(f"no gap {gap!r} in {text[:60]!r}: put it where words are to be written")
+        touching = [*(part[-1:] for part in parts[:-1]), *(part[:1] for part in parts[1:])]
+        if any(map(str.isalnum, touching)) or "" in parts[1:-1]:
+            raise ValueError(f"a gap inside a word of {text[:60]!r}: put spaces around {gap!r}")
+        joined, starts = (
+            STAND_IN.join(parts),
+            [len(STAND_IN.join(parts[:i])) for i in range(1, len(parts))],
+        )
+        encoding = self.backend.encode(joined, add_special_tokens=False)
+        ids, last = [], None
+        for index, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+            # the space before a gap comes with the word that is to be written
+            begin = stop if joined[start:stop].strip() else stop + 1
+            found = [s for s in starts if start < s + len(STAND_IN) and begin > s]
+            if not found:
+                ids.append(index)
+            elif found[0] != last:
+                ids.append(OPEN)
+            last = found[0] if found else None
+        return ids
 
     def decode(self, batch: Iterable[Sequence[int]]) -> list[str]:
         """Texts up to the first EOS, without special tokens (rows of ids, or a (B, L) tensor)."""

@@ -1,0 +1,170 @@
+"""Gaps are filled, what stands around them stays."""
+
+import pytest
+import torch
+from test_blocks import make_model
+from test_pretrained import NAMES, write_tokenizer
+
+import textdiff
+from textdiff import api
+from textdiff.generation import generate_texts
+from textdiff.tokenizer import OPEN, Tokenizer
+
+TEXTS = ["The ___ sat on the ___.", "___ and so on", "It goes on ___"]
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return Tokenizer.train(["The cat sat on the mat. A word, and so on; it goes on."] * 3, 300)
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("letters")
+    write_tokenizer(folder, NAMES["bert"])
+    return Tokenizer.load(folder)
+
+
+# What is read of a text with gaps
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("The ___ sat on the ___.", ["The", None, " sat on the", None, "."]),
+        ("___, and", [None, ", and"]),
+        ("The cat ___", ["The cat", None]),
+        ("The ___ ___ on", ["The", None, None, " on"]),
+        ("(___) sat", ["(", None, ") sat"]),
+    ],
+)
+def test_text_around_gaps_is_read_as_in_a_whole_text(bpe, text, parts):
+    """The tokens are those of the text with a word in the gap, without the word's."""
+    (found,) = bpe.encode_gaps([text], "___")
+    assert found[-1] == bpe.eos_id and found.count(OPEN) == parts.count(None)
+    groups, group = [], []
+    for index in found[:-1]:
+        if index == OPEN:
+            groups, group = [*groups, group, None], []
+        else:
+            group.append(index)
+    groups = [g for g in [*groups, group] if g is None or g]
+    known = [None if g is None else bpe.backend.decode(g) for g in groups]
+    first = [part if part is None or i else f" {part}" for i, part in enumerate(parts)]
+    assert known == first
+
+
+def test_any_tokenizer_and_any_mark(letters):
+    (found,) = letters.encode_gaps(["ab <gap> c"], "<gap>")
+    before, after = letters.encode(["ab"])[0], letters.encode(["c"])[0]
+    assert found == [*before, OPEN, *after, letters.eos_id]
+    with pytest.raises(ValueError, match=r"no gap '___' in 'ab <gap> c'"):
+        letters.encode_gaps(["ab <gap> c"], "___")
+
+
+@pytest.mark.parametrize("text", ["un___able to", "The c___ sat", "a ______ b"])
+def test_gaps_inside_words_are_refused(bpe, text):
+    with pytest.raises(ValueError, match="inside a word"):
+        bpe.encode_gaps([text], "___")
+
+
+# What is written
+
+
+@pytest.mark.parametrize("process", ["embedding", "simplex", "linear_simplex"])
+@pytest.mark.parametrize("sampler", ["confidence", "ancestral", "renoise"])
+def test_given_tokens_stay_and_gaps_have_their_length(process, sampler):
+    model = make_model(process=process, max_length=40)
+    made = textdiff.infill(
+        model, ["a few ___ are", "___ words"], gap_length=2, steps=3, sampler=sampler, return_dict=True
+    )
+    for ids, text in zip(made.ids, ["a few ___ are", "___ words"], strict=True):
+        known = model.tokenizer.encode_gaps([text], "___")[0]
+        place = known.index(OPEN)
+        assert ids[:place] == known[:place] and ids[place + 2 :] == known[place + 1 :]
+        assert len(ids) == len(known) + 1
+
+
+def test_length_of_a_text_and_the_predicted_one_are_shared_by_its_gaps():
+    model = make_model(max_length=40)
+    known = model.tokenizer.encode_gaps(["a ___ b ___ c"], "___")[0]
+    made = textdiff.infill(model, ["a ___ b ___ c"], length=len(known) + 3, steps=2, return_dict=True)
+    ids, (first, second) = made.ids[0], [i for i, one in enumerate(known) if one == OPEN]
+    assert len(ids) == len(known) + 3  # five tokens in two gaps
+    assert ids[first + 2 : second + 1] == known[first + 1 : second]
+    counts = torch.zeros(model.config.max_length + 1)
+    counts[len(known) + 4] = 1e6
+    model.length.fit(counts)
+    torch.nn.init.zeros_(model.length.head[2].weight)
+    torch.nn.init.zeros_(model.length.head[2].bias)
+    predicted = textdiff.infill(model, ["a ___ b ___ c"], steps=2, return_dict=True)
+    assert len(predicted.ids[0]) == len(known) + 4
+    counts = torch.zeros(model.config.max_length + 1)
+    counts[1] = 1e9
+    model.length.fit(counts)
+    least = textdiff.infill(model, ["a ___ b ___ c"], steps=2, return_dict=True)
+    assert len(least.ids[0]) >= len(known), "every gap has a token at least"
+
+
+def test_a_text_does_not_depend_on_its_batch():
+    model = make_model(max_length=40)
+    texts = ["a ___", "few words ___ a few", "___ a ___"]
+    made = [textdiff.infill(model, texts, gap_length=3, steps=3, batch_size=n) for n in (1, 2, 3)]
+    assert made[0] == made[1] == made[2]
+
+
+@pytest.mark.parametrize("conditioning", ["cross", "prefix"])
+def test_sources_and_candidates(conditioning):
+    model = make_model(conditioning, max_length=40)
+    given = (["a few ___"] * 2, ["words", "a few words"])
+    made = textdiff.infill(model, *given, gap_length=2, steps=2, candidates=3, return_dict=True)
+    known = model.tokenizer.encode_gaps(["a few ___"], "___")[0]
+    assert len(made.ids) == 6
+    assert all(ids[: len(known) - 2] == known[:-2] and ids[-1] == known[-1] for ids in made.ids)
+
+
+def test_gaps_are_written_with_what_follows_them():
+    """Other ends of the text change the words of a gap before them, drawn by the same noise."""
+    model = make_model(max_length=40)
+    options = {"gap_length": 6, "steps": 6, "decoder": "sample", "return_dict": True}
+    texts = [f"___ {end}" for end in ("a few words", "words", "xyz", "0123 words", "are few")]
+    made = [tuple(textdiff.infill(model, [text], **options).ids[0][:6]) for text in texts]
+    assert len(set(made)) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gap_length": 2, "length": 9}, "gap_length is for texts with gaps whose length is not given"),
+        ({"gap_length": 0}, "gap_length must be at least 1, not 0"),
+        ({"gap_length": 500}, "is beyond the model's"),
+        ({"length": 3}, "fills the whole length 3"),
+        ({"block_length": 2}, "leave it out"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        textdiff.infill(make_model(max_length=40), ["a ___ words ___"], steps=2, **options)
+
+
+def test_gap_options_need_texts_with_gaps():
+    model = make_model(max_length=40)
+    with pytest.raises(ValueError, match="gap_length is for texts with gaps"):
+        generate_texts(model, num_samples=1, gap_length=2)
+    with pytest.raises(ValueError, match="give the texts with gaps as prompt"):
+        generate_texts(model, num_samples=1, gap="___")
+
+
+def test_the_command(unconditional, trained, tmp_path, capsys):
+    texts, sources = tmp_path / "texts.txt", tmp_path / "sources.txt"
+    texts.write_text("Ashbury ___ the final.\nThe ___ were ___.\n")
+    sources.write_text("Ashbury beat Norwick.\nThe roads were closed.\n")
+    api.main(["infill", str(unconditional / "model"), str(texts), "--gap_length", "3", "--steps", "2"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("Ashbury") and first.endswith(" the final.")
+    assert second.startswith("The") and " were" in second and second.endswith(".")
+    options = ["--sources", str(sources), "--steps", "2", "--gap_length", "2"]
+    api.main(["infill", str(trained / "model"), str(texts), *options])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    with pytest.raises(SystemExit, match=r"textdiff: this model writes from sources"):
+        api.main(["infill", str(trained / "model"), str(texts)])
