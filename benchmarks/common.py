@@ -102,13 +102,17 @@ def budgets_in_words(budgets: dict[str, dict[str, Any]]) -> str:
     return "Training: " + "; ".join(parts) + "."
 
 
+def span(values: list[float]) -> Metric:
+    """Mean and range, over seeds."""
+    return {"mean": statistics.mean(values), "low": min(values), "high": max(values)}
+
+
 def measure(runs: list[list[str]], references: list[list[str]], sources: list[str]) -> dict[str, Metric]:
     """Means over generation seeds; ROUGE with a bootstrap interval, the rest with the seeds' range."""
     reports = [summarization_report(texts, references, sources) for texts in runs]
     metrics = {}
     for name in reports[0]:
-        values = [report[name] for report in reports]
-        metrics[name] = {"mean": statistics.mean(values), "low": min(values), "high": max(values)}
+        metrics[name] = span([report[name] for report in reports])
     per_example = [rouge(texts, references) for texts in runs]
     for name in ROUGE:
         metrics[name] = bootstrap([scores[name] for scores in per_example])

@@ -65,9 +65,7 @@ def judged(judge: TextModel, rows: list[list[int]]) -> float:
 
 def spread(reports: list[dict[str, float]]) -> dict[str, common.Metric]:
     """Mean and range over seeds."""
-    names = reports[0]
-    values = {name: [report[name] for report in reports] for name in names}
-    return {name: {"mean": sum(v) / len(v), "low": min(v), "high": max(v)} for name, v in values.items()}
+    return {name: common.span([report[name] for report in reports]) for name in reports[0]}
 
 
 def report(rows: list[list[int]], train: list[str], judge: TextModel) -> Report:

@@ -57,17 +57,21 @@ def make_input(vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
     return ids, x_t, torch.tensor([0.3, 0.9])
 
 
+def write_ssd_lm(folder: Path) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """A checkpoint in SSD-LM's layout, its names as distributed training writes them, and its parts."""
+    network = make_network(folder, max_position_embeddings=202)
+    project = nn.Linear(network.config.vocab_size, WIDTH, bias=False)
+    time = nn.Linear(1, WIDTH)
+    files = {"pytorch_model.bin": network, "embed_sum_layer.pt": project, "timestep_layer.pt": time}
+    for name, part in files.items():
+        torch.save({f"module.{key}": value for key, value in part.state_dict().items()}, folder / name)
+    return network, project, time
+
+
 @pytest.mark.parametrize("context", [0, 4])
 def test_ssd_lm(tmp_path, context):
-    network = make_network(tmp_path / "ssdlm")
-    network.resize_token_embeddings(network.config.vocab_size)
+    network, project, time = write_ssd_lm(tmp_path / "ssdlm")
     vocabulary = network.config.vocab_size
-    project, time = nn.Linear(vocabulary, WIDTH, bias=False), nn.Linear(1, WIDTH)
-    state = {f"module.{name}": value for name, value in network.state_dict().items()}
-    torch.save(state, tmp_path / "ssdlm" / "pytorch_model.bin")
-    for name, part in (("embed_sum_layer", project), ("timestep_layer", time)):
-        part = {f"module.{key}": value for key, value in part.state_dict().items()}
-        torch.save(part, tmp_path / "ssdlm" / f"{name}.pt")
     run("--format", "ssd-lm", "--max_length", 30, "--length", 6, tmp_path / "ssdlm", tmp_path / "model")
     model = load(tmp_path / "model", "cpu")
 

@@ -5,6 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from test_import_checkpoint import run as import_checkpoint
+from test_import_checkpoint import write_ssd_lm
+from test_pretrained import write_network
 
 from textdiff import api, cli
 
@@ -46,6 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "documents.txt").write_text("A text about one.\nAnother about two.\n")
     (folder / "my.txt").write_text("One two three four. Five six.\n" * 40)
     (folder / "prompts.txt").write_text("One two\nFive\n")
+    (folder / "gaps.txt").write_text("One ___ three.\n___ six.\n")
+    write_network(folder / "FacebookAI" / "roberta-base", "roberta", max_position_embeddings=514)
+    write_ssd_lm(folder / "ssdlm")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for args in commands("python -m textdiff.train"):
@@ -55,13 +61,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_commands_leave_models(folder: Path) -> None:
-    for run in ("quickstart", "summarization", "unconditional"):
+    for run in ("quickstart", "summarization", "unconditional", "roberta"):
         names = {path.name for path in (folder / "runs" / run).iterdir()}
         assert {"model", "loss.png", "metrics.json", "checkpoints"} <= names
 
 
 def test_generate_commands(folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(folder)
+    for args in commands("python scripts/import_checkpoint.py"):
+        import_checkpoint(*args)
+        assert "parameters" in capsys.readouterr().out
+    for args in commands("textdiff infill"):
+        api.main(["infill", *args, "--steps", "2"])
+        assert len(capsys.readouterr().out.splitlines()) == 2
     assert commands("textdiff generate")
     for args in commands("textdiff generate"):
         api.main(["generate", *args, "--steps", "2"])
@@ -77,7 +89,7 @@ def test_python_code(folder: Path, monkeypatch) -> None:
 def test_files_named_exist() -> None:
     for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|txt))`", README):
         found = [(ROOT / part / name).exists() for part in ("", "textdiff", "textdiff/process")]
-        assert any(found) or name in ("documents.txt", "prompts.txt", "my.txt"), name
+        assert any(found) or name in ("documents.txt", "prompts.txt", "gaps.txt", "my.txt"), name
     for name in re.findall(r"^\| `([\w`, ]+)` \|", README, flags=re.MULTILINE):
         for config in re.findall(r"\w+", name):
             known = (ROOT / "configs" / f"{config}.yaml").exists()
