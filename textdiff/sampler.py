@@ -68,10 +68,14 @@ class Predict:
         self.evaluations = 0
 
     def hold(self, ids: Tensor, mask: Tensor) -> None:
-        """What is given: the tokens of `ids (B, L)` outside `mask (B, L)`, and their clean states."""
+        """What is given: the tokens of `ids (B, L)` outside `mask (B, L)`."""
         self.ids, self.mask = ids, mask
-        self.x_0 = self.process.encode(ids)
         self.known = (~mask).nonzero(as_tuple=True)
+
+    def clear(self, x_t: Tensor) -> Tensor:
+        """`x_t` with the clean states of given tokens, in place: a simplex is too large to hold twice."""
+        x_t[self.known] = self.process.encode(self.ids[self.known]).to(x_t.dtype)
+        return x_t
 
     def times(self, t: Tensor) -> Tensor:
         """Time of every token, `(B, L)`, at the global time `t`; 0 where given."""
@@ -149,7 +153,7 @@ class Sampler:
         times = [predict.times(t) for t in self.times(x_1.device)]
         for i, (t, s) in enumerate(pairwise(times[:-1])):
             x_s, history = self.step(predict, x_t, t, s, history)
-            x_t = keep(predict.mask, x_s, predict.x_0)
+            x_t = predict.clear(x_s)
             predict.advance(i + 1)
         probs = predict(x_t, times[-2])
         predict.advance(self.steps)
@@ -159,7 +163,7 @@ class Sampler:
     def __call__(self, predict: Predict) -> Tensor:
         """ids `(B, L)`: the given tokens and the generated ones."""
         prior = predict.process.prior(predict.ids.shape, predict.noise)
-        probs = self.solve(predict, keep(predict.mask, prior, predict.x_0))
+        probs = self.solve(predict, predict.clear(prior))
         return keep(predict.mask, probs.argmax(-1), predict.ids)
 
 
@@ -197,7 +201,7 @@ class Confidence(Sampler):
         pace = count.clamp(1, self.steps)
         start = self.times(x_1.device)[0]
         for i in range(1, self.steps + 1):
-            probs = predict(keep(predict.mask, x_1, predict.x_0), predict.times(start))
+            probs = predict(predict.clear(x_1), predict.times(start))
             left = (count * (1 - i / pace)).clamp(min=0).round()
             rank = self.sureness(predict).argsort(dim=1, descending=True, stable=True).argsort(1)
             leaving = predict.mask.sum(1, keepdim=True) - left

@@ -88,9 +88,10 @@ class Gaussian(Process):
         if tau is not None:
             fresh = torch.full_like(fresh, tau)
         x_0 = self.mean(probs) if shift is None else self.mean(probs) + shift
-        z_t = (x_t - alpha_t * x_0) / sigma_t
-        eps = noise.normal(x_t.shape) if tau != 0 else 0.0
-        return alpha_s * x_0 + sigma_s * ((1 - fresh).sqrt() * z_t + fresh.sqrt() * eps)
+        # equation (4), sorted by x_0, x_t and eps: a state of the simplex is too large for more terms
+        old = sigma_s * (1 - fresh).sqrt() / sigma_t
+        x_s = ((alpha_s - old * alpha_t) * x_0).addcmul_(x_t, old)
+        return x_s.addcmul_(noise.normal(x_t.shape), sigma_s * fresh.sqrt()) if tau != 0 else x_s
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         codebook = self.codebook()

@@ -59,7 +59,7 @@ class Simplex(Gaussian):
         return x_0.argmax(-1)
 
     def mean(self, probs: Tensor) -> Tensor:
-        return 2 * probs - 1
+        return (2 * probs).sub_(1)
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.schedule(column(t, x_t))
