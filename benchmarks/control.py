@@ -9,7 +9,7 @@ one half of the sources and steers; a judge, a convolutional network (Kim 2014, 
 from the other half and says which label a text has. Fluency is the perplexity under an autoregressive
 model trained with its own seed. As many texts are asked for every label, so that no label is easy by
 being common. The weight is the smallest of which the worst attribute has at least 90 % by the judge with
-one seed; what it does is then measured with others.
+one seed (the best, if none has); what it does is then measured with others.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from textdiff.tokenizer import Tokenizer
 Row = dict[str, Any]
 NONE = "none"
 WANTED = 0.9
+VARIED = 240
 GUIDE = {
     "hidden_size": 128,
     "num_hidden_layers": 2,
@@ -156,11 +157,19 @@ def train_pair(
     return folder / attribute, judge, names, accuracy
 
 
+def shown(made: Generation, eos_id: int) -> list[list[int]]:
+    """Tokens that a reader sees: up to the first EOS."""
+    return [ids[: ids.index(eos_id) + 1] if eos_id in ids else ids for ids in made.ids]
+
+
 def figures(made: Sequence[Generation], model: TextModel) -> dict[str, float]:
-    """Fluency and variety of texts."""
-    rows = [ids for one in made for ids in one.ids]
+    """Fluency, variety and time of texts; variety of 240 of them, since it falls with their number."""
+    rows = [ids for one in made for ids in shown(one, model.tokenizer.eos_id)]
     texts = [text for one in made for text in one.texts]
-    return {"perplexity": judged(model, rows), "distinct_2": distinct(texts, 2)}
+    some = texts[:: max(1, len(texts) // VARIED)][:VARIED]
+    seconds = sum(one.seconds for one in made) / len(texts)
+    told = {"perplexity": judged(model, rows), "distinct_2": distinct(some, 2)}
+    return told | {"texts": len(texts), "seconds_per_example": seconds}
 
 
 class Bench:
@@ -190,30 +199,24 @@ class Bench:
 
     def hits(self, made: Generation, attribute: str, label: str) -> float:
         """Share of texts that the judge gives the label, percent."""
-        found = classify(self.judges[attribute], made.ids)
+        found = classify(self.judges[attribute], shown(made, self.fluency.tokenizer.eos_id))
         return 100 * found.count(self.names[attribute].index(label)) / len(found)
 
     def steered(self, model: TextModel, weight: float, seed: int) -> Row:
         """All labels of all attributes at one weight; 0 = not steered."""
-        rates, every, shown = {}, [], {}
-        free = self.write(model, [], seed) if not weight else None
+        rates, every, examples = {}, [], {}
         for attribute, guide in self.guides.items():
             labels = [name for name in self.names[attribute] if name != NONE]
             rate = []
-            for i, label in enumerate(labels):
-                control = SequenceClassifier(guide, label, weight) if weight else None
-                made = free or self.write(model, [control], seed + 1000 * (i + 1))
+            for label in labels:
+                controls = [SequenceClassifier(guide, label, weight)] if weight else []
+                made = self.write(model, controls, seed + 1000 * len(every))
                 every.append(made)
                 rate.append(self.hits(made, attribute, label))
-                shown[f"{attribute}={label}"] = made.texts[:2]
+                examples[f"{attribute}={label}"] = made.texts[:2]
             rates[attribute] = sum(rate) / len(rate)
         result = {"weight": weight, "rates": rates, "worst": min(rates.values())}
-        kept = every if weight else every[:1]
-        result |= figures(kept, self.fluency)
-        result["seconds_per_example"] = sum(one.seconds for one in kept) / (
-            len(kept) * self.options.samples
-        )
-        return result | {"examples_shown": shown}
+        return result | figures(every, self.fluency) | {"examples_shown": examples}
 
     def together(self, model: TextModel, weight: float, seed: int) -> Row:
         """All attributes at once, each with one of its labels, as many texts for each combination."""
@@ -225,7 +228,8 @@ class Bench:
             }
             controls = [SequenceClassifier(self.guides[k], v, weight) for k, v in wanted.items()]
             made = self.write(model, controls, seed + 1000 * i)
-            found = [classify(self.judges[name], made.ids) for name in wanted]
+            rows = shown(made, self.fluency.tokenizer.eos_id)
+            found = [classify(self.judges[name], rows) for name in wanted]
             numbers = tuple(self.names[name].index(label) for name, label in wanted.items())
             columns = list(zip(*found, strict=True))
             rates.append(100 * columns.count(numbers) / len(columns))
@@ -254,27 +258,33 @@ class Bench:
         for row in curve:
             print({k: v for k, v in row.items() if k != "examples_shown"}, flush=True)
         enough = [row["weight"] for row in curve if row["worst"] >= 100 * WANTED]
-        weight = enough[0] if enough else max(curve, key=lambda row: row["worst"])["weight"]
+        best = max(curve, key=lambda row: row["worst"])["weight"]
+        weight = enough[0] if enough else best
         seeds = range(1, 1 + self.options.seeds)
         chosen = [[self.steered(model, w, seed) for seed in seeds] for w in (0, weight)]
         words = [self.contained(model, seed) for seed in seeds]
         joint = [self.together(model, weight, seed) for seed in seeds]
         free = common.span([row["perplexity"] for row in chosen[0]])["mean"]
-        result = {"chosen_weight": weight, "curve": curve, "unguided_perplexity": free}
-        for name, rows, keys in (
-            ("unguided", chosen[0], ("worst", "perplexity", "distinct_2")),
-            ("guided", chosen[1], ("worst", "perplexity", "distinct_2", "seconds_per_example")),
-            ("must_contain", words, ("contained", "perplexity", "distinct_2")),
-            ("all_attributes", joint, ("all_right", "perplexity", "distinct_2")),
+        result = {
+            "chosen_weight": weight,
+            "reached": bool(enough),
+            "curve": curve,
+            "unguided_perplexity": free,
+        }
+        for name, rows, key in (
+            ("unguided", chosen[0], "worst"),
+            ("guided", chosen[1], "worst"),
+            ("must_contain", words, "contained"),
+            ("all_attributes", joint, "all_right"),
         ):
+            keys = (key, "perplexity", "distinct_2", "texts", "seconds_per_example")
             told = {key: common.span([row[key] for row in rows]) for key in keys}
             told["perplexity_rise_percent"] = 100 * (told["perplexity"]["mean"] / free - 1)
             if "rates" in rows[0]:
                 told["rates"] = {
                     key: common.span([row["rates"][key] for row in rows]) for key in self.guides
                 }
-            shown = rows[0].get("examples_shown")
-            result[name] = told | ({"examples_shown": shown} if shown else {})
+            result[name] = told | {"examples_shown": rows[0].get("examples_shown", {})}
             print(name, {k: v for k, v in told.items() if k != "rates"}, flush=True)
         return result
 

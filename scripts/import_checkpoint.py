@@ -2,7 +2,7 @@
 
     python scripts/import_checkpoint.py --format ssd-lm ssdlm/ runs/ssdlm
     python scripts/import_checkpoint.py --format tess --conditioning prefix tess/ runs/tess
-    textdiff generate --model runs/ssdlm --prompts prompts.txt --length 50
+    textdiff generate runs/ssdlm prompts.txt --length 50
 
 The logits are those of the original computation (`tests/test_import_checkpoint.py`). What SOURCE holds,
 beside `config.json` and the tokenizer's files:
@@ -139,9 +139,10 @@ def configure(options: argparse.Namespace, shape: dict[str, Any], self_condition
     """The config of the model directory."""
     most, size = LENGTHS[options.format]
     most, size = options.max_length or most, options.length or size
-    generation = {"sampler": "renoise", "decoder": {"name": "sample"}, "steps": 64}
-    if options.format == "ssd-lm":
-        generation |= {"decoder": {"name": "top_p", "p": 0.95}, "block_length": size}
+    if not 1 <= size < most:
+        raise ValueError(f"--length {size} must be at least 1 and below --max_length {most}")
+    generation = {"sampler": "renoise", "decoder": {"name": "sample", "p": 0.95}, "steps": 64}
+    generation |= {"block_length": size} if options.format == "ssd-lm" else {}
     return Config(
         process={"name": "simplex", "half_width": options.half_width},
         # alpha_bar = cos^2(pi/2 t), its ends cut off where nothing is left to be seen
@@ -191,6 +192,8 @@ def run(options: argparse.Namespace) -> None:
     if not path.is_file():
         raise ValueError(f"{options.source} has no config.json: give the directory of a checkpoint")
     shape = json.loads(path.read_text(encoding="utf-8"))
+    if missing := {"model_type", "vocab_size", "hidden_size"} - set(shape):
+        raise ValueError(f"{path} has no {', '.join(sorted(missing))}: is it of a RoBERTa?")
     tokenizer = Tokenizer.load(options.source)
     if len(tokenizer) != shape["vocab_size"]:
         raise ValueError(

@@ -97,6 +97,13 @@ def test_top_k_keeps_the_k_likeliest(k, logits):
         assert torch.allclose(row[kept], whole[kept] / whole[kept].sum(), atol=1e-5)
 
 
+def test_sample_with_p_draws_from_the_nucleus_alone():
+    """With the frequencies of what is left: SSD-LM's sampling projection."""
+    row = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    drawn = Sample(p=0.8)(row.expand(4, 10_000, 4), noise(4)).mean((0, 1))
+    assert torch.allclose(drawn, torch.tensor([0.625, 0.375, 0.0, 0.0]), atol=0.01)
+
+
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 1.0])
 def test_top_p_keeps_the_smallest_set_that_holds_p(p, logits):
     probs, full = TopP(p)(logits, noise()), torch.softmax(logits, -1)
@@ -114,6 +121,7 @@ def test_top_p_keeps_the_smallest_set_that_holds_p(p, logits):
         ("top_k", {"k": 0}),
         ("top_p", {"p": 0.0}),
         ("top_p", {"p": 1.1}),
+        ("sample", {"p": 0.0}),
     ],
 )
 def test_senseless_options_are_refused(name, options):

@@ -12,8 +12,12 @@ from test_pretrained import FAMILIES, SHAPE, write_tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+import textdiff
 from textdiff.api import load
+from textdiff.config import build
+from textdiff.decoder import DECODERS
 from textdiff.generation import generate_texts
+from textdiff.noise import Noise
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "import_checkpoint.py"
 HALF_WIDTH = 5.0
@@ -87,6 +91,10 @@ def test_ssd_lm(tmp_path, context):
         times = t[:, None].expand(mask.shape)
         found = model.denoiser(x_t[:, context:], times, mask=mask, valid=mask, past=past)
     assert torch.allclose(found, expected, atol=1e-4)
+    decoder = build(DECODERS, model.config.generation["decoder"])
+    drawn = decoder(torch.randn(2, 3, vocabulary), Noise(0, [0, 1]))
+    assert torch.equal(drawn.amax(-1), torch.ones(2, 3)), "their sampling projection"
+    assert textdiff.infill(model, ["ab ___ c"], steps=2), "gaps need no blocks"
     texts = generate_texts(model, prompt=["abc", "d"], length=14, steps=2)
     assert [len(one) <= 14 for one in texts.ids] == [True, True]
 
@@ -159,6 +167,8 @@ def test_the_schedule_is_theirs(tmp_path):
         ("maximum", "'logits_max' with these options is not linear"),
         ("tokenizer", "the tokenizer has 32 tokens, the network 40"),
         ("no config", "has no config.json"),
+        ("shape", "has no hidden_size: is it of a RoBERTa"),
+        ("length", "--length 120 must be at least 1 and below --max_length 100"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, change, message):
@@ -172,9 +182,20 @@ def test_mistakes_end_in_one_line(tmp_path, change, message):
     if change == "tokenizer":
         shape = json.loads((folder / "config.json").read_text()) | {"vocab_size": 40}
         (folder / "config.json").write_text(json.dumps(shape))
+    if change == "shape":
+        (folder / "config.json").write_text('{"model_type": "roberta", "vocab_size": 32}')
+    if change == "length":
+        state = network.state_dict()
+        state |= {"vocab_to_hidden_dim_embed.weight": torch.zeros(WIDTH, 32)}
+        state |= {
+            "timestep_embed.weight": torch.zeros(WIDTH, 1),
+            "timestep_embed.bias": torch.zeros(WIDTH),
+        }
+        torch.save(state, folder / "pytorch_model.bin")
     if change == "no config":
         (folder / "config.json").unlink()
     with pytest.raises(SystemExit, match=message) as found:
-        run("--format", "tess", folder, tmp_path / "model")
+        more = ["--max_length", 100] if change == "length" else []
+        run("--format", "tess", *more, folder, tmp_path / "model")
     assert len(str(found.value).splitlines()) == 1
     assert not (tmp_path / "model").exists()

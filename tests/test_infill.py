@@ -7,6 +7,8 @@ from test_pretrained import NAMES, write_tokenizer
 
 import textdiff
 from textdiff import api
+from textdiff.control import Contain, WordAt
+from textdiff.diffusion import TextDiffusion
 from textdiff.generation import generate_texts
 from textdiff.tokenizer import OPEN, Tokenizer
 
@@ -55,6 +57,8 @@ def test_text_around_gaps_is_read_as_in_a_whole_text(bpe, text, parts):
 
 
 def test_any_tokenizer_and_any_mark(letters):
+    lines = Tokenizer.train(["a\n b\t c"], 260).encode_gaps(["a:\n___ b"], "___")[0]
+    assert len(lines) == 8 and lines[4] == OPEN, "a line's end before a gap is text"
     (found,) = letters.encode_gaps(["ab <gap> c"], "<gap>")
     before, after = letters.encode(["ab"])[0], letters.encode(["c"])[0]
     assert found == [*before, OPEN, *after, letters.eos_id]
@@ -62,7 +66,7 @@ def test_any_tokenizer_and_any_mark(letters):
         letters.encode_gaps(["ab <gap> c"], "___")
 
 
-@pytest.mark.parametrize("text", ["un___able to", "The c___ sat", "a ______ b"])
+@pytest.mark.parametrize("text", ["un___able to", "The c___ sat", "a ______ b", "a ____ b", "4___ b"])
 def test_gaps_inside_words_are_refused(bpe, text):
     with pytest.raises(ValueError, match="inside a word"):
         bpe.encode_gaps([text], "___")
@@ -106,6 +110,17 @@ def test_length_of_a_text_and_the_predicted_one_are_shared_by_its_gaps():
     assert len(least.ids[0]) >= len(known), "every gap has a token at least"
 
 
+def test_the_length_is_told_from_the_first_words(monkeypatch):
+    """As in training; what follows the first gap would tell something else."""
+    model, seen = make_model(max_length=40), []
+    monkeypatch.setattr(
+        model, "pool", lambda *args: seen.append(args) or TextDiffusion.pool(model, *args)
+    )
+    textdiff.infill(model, ["a few ___ words"], steps=1)
+    (_, ids, _, valid), first = seen[0], model.tokenizer.encode(["a few"])[0]
+    assert ids[valid].tolist() == first
+
+
 def test_a_text_does_not_depend_on_its_batch():
     model = make_model(max_length=40)
     texts = ["a ___", "few words ___ a few", "___ a ___"]
@@ -130,6 +145,33 @@ def test_gaps_are_written_with_what_follows_them():
     texts = [f"___ {end}" for end in ("a few words", "words", "xyz", "0123 words", "are few")]
     made = [tuple(textdiff.infill(model, [text], **options).ids[0][:6]) for text in texts]
     assert len(set(made)) == len(texts)
+
+
+def test_a_text_does_not_end_before_given_words():
+    """An EOS in a gap would hide them; at the end of the text it stands."""
+    model = make_model(max_length=40)
+    with torch.no_grad():
+        model.denoiser.bias[model.tokenizer.eos_id] = 1e3
+    for sampler in ("confidence", "ancestral"):
+        options = {"gap_length": 5, "steps": 3, "sampler": sampler, "return_dict": True}
+        made = textdiff.infill(model, ["a ___ few"], **options)
+        assert made.texts[0].endswith(" few")
+        assert made.ids[0].count(model.tokenizer.eos_id) == 1
+
+
+def test_controls_count_open_places():
+    """A word fits into gaps as long as itself."""
+    model = make_model(max_length=40)
+    size = len(model.tokenizer.encode(["few"])[0])
+    options = {"steps": 4, "controls": [Contain("few", 50.0)]}
+    (text,) = textdiff.infill(model, ["a ___ words"], gap_length=size, **options)
+    assert text == "a few words"
+    with pytest.raises(ValueError, match="needs"):
+        textdiff.infill(model, ["a ___ words"], gap_length=size - 1, **options)
+    (text,) = textdiff.infill(model, ["a ___ words"], **options)
+    assert "few" in text
+    with pytest.raises(ValueError, match="write it into the text"):
+        textdiff.infill(model, ["a ___ words"], controls=[WordAt("few", 1)], steps=2)
 
 
 @pytest.mark.parametrize(

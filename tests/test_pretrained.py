@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from conftest import run_training, write_rows
@@ -18,6 +19,7 @@ from textdiff.denoiser import Past
 from textdiff.diffusion import TextDiffusion
 from textdiff.generation import generate_texts
 from textdiff.noise import Noise
+from textdiff.pretrained import open_network
 from textdiff.process import PROCESSES
 from textdiff.tokenizer import Tokenizer
 
@@ -161,16 +163,64 @@ def test_time_previous_and_length_are_read(networks):
         valid = torch.ones(1, 6, dtype=torch.bool)
         x_t = model.process.corrupt(model.process.encode(ids), torch.tensor(0.5), Noise(0, [0], valid))
 
-        def logits(t=0.5, previous=None, size=6, model=model, x_t=x_t):
-            known = torch.arange(6)[None] < size
-            t = torch.full((1, 6), t)
-            found = model.denoiser(x_t, t, mask=known, valid=known, previous=previous)
-            return (found - model.process.log_posterior(x_t, t))[:, :4]
+        def logits(told=0.5, previous=None, left=0, model=model, x_t=x_t, valid=valid):
+            """With the time told beside what is read, and as if `left` tokens more followed."""
+            t, ending = torch.full((1, 6), 0.5), model.denoiser.ending
+            log_posterior = model.process.log_posterior(x_t, t)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    model.process,
+                    "features",
+                    lambda x, _, p: type(model.process).features(model.process, x, t, p),
+                )
+                h = model.denoiser.embed(x_t, torch.full((1, 6), told), valid, log_posterior, previous)
+            longer = ending(torch.ones(1, 6 + left, dtype=torch.bool), None)[:, :6]
+            return model.denoiser.run(h + longer, valid)
 
         guess = model.process.table()[ids]
-        assert (not torch.allclose(logits(), logits(previous=guess), atol=1e-3)) == stir
+        changes = [{"previous": guess}, {"told": 0.9}, {"left": 3}]
+        for change in changes:
+            assert (not torch.allclose(logits(), logits(**change), atol=1e-3)) == stir, change
         nothing = torch.zeros_like(guess)
         assert torch.allclose(logits(), logits(previous=nothing))
+        past = model.denoiser.remember(ids, valid)
+        assert torch.equal(past.states[0][0], model.denoiser.words(ids)) != stir, "told: an open block"
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert"])
+@torch.no_grad()
+def test_all_positions_can_be_used(networks, family):
+    """A long text before a short block beside a short one before a long one: together they do not fit."""
+    model = build(networks[family], max_length=40)
+    before, ids = some_ids(model, 2, 38), some_ids(model, 2, 6)
+    shown, valid = (
+        torch.arange(n) < torch.tensor(sizes)[:, None]
+        for n, sizes in ((38, [[38], [3]]), (6, [[2], [6]]))
+    )
+    x_0, t = model.process.encode(ids), torch.zeros(2, 6)
+    past = model.denoiser.remember(before, shown[:, 0])
+    found = model.denoiser(x_0, t, mask=valid[:, 0], valid=valid[:, 0], past=past)
+    assert found.isfinite().all() and found.shape == (2, 6, len(model.tokenizer))
+
+
+def test_building_on_a_device_reads_weights_all_the_same(networks):
+    """Lightning builds models in the context of a device; "meta" stands for a GPU."""
+    tokenizer = Tokenizer.load(networks["bert"])
+    config = Config(backbone=str(networks["bert"]), conditioning="none", max_length=24)
+    with torch.device("meta"):
+        network, _ = open_network(config, tokenizer)
+    assert {p.device.type for p in network.parameters()} == {"cpu"}
+
+
+def test_tokens_that_are_never_written_are_not_learned(networks):
+    """An unknown character among the targets would cost 10,000 nats."""
+    model = build(networks["bert"], block_rate=0.0)
+    ids = some_ids(model, 2, 8)
+    ids[0, 3] = model.tokenizer.backend.token_to_id("[UNK]")
+    whole = torch.ones_like(ids, dtype=torch.bool)
+    losses = model.loss({"ids": ids, "valid": whole, "mask": whole, "index": torch.arange(2)}, 0)
+    assert not losses.mask[0, 3]
+    assert losses.nll[losses.mask].max() < 200
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -214,11 +264,20 @@ def pairs(tmp_path) -> dict[str, str]:
     return files | sizes | {"data__conditioning": "prefix", "trainer__max_steps": 4}
 
 
+class Modes(L.Callback):
+    """Whether the parts of the network are in training mode, that is with dropout."""
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.training = {part.training for part in module.model.denoiser.network.modules()}
+
+
 def test_training_starts_from_it_and_resumes_exactly(networks, tmp_path, pairs):
     """Its dropout included; the tokenizer is its own unless told."""
     source = networks["roberta"]
     options = pairs | {"model__network__backbone": str(source), "model__optimizer": "muon"}
-    run_training(tmp_path / "whole", **options)
+    seen = Modes()
+    run_training(tmp_path / "whole", callbacks=[seen], **options)
+    assert seen.training == {True}
     stopped = interrupt(tmp_path / "part", 2, **options)
     run_training(tmp_path / "part", "--ckpt_path", str(stopped), **options)
     whole, again = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "part")
@@ -248,6 +307,7 @@ def test_fine_tuning_goes_on_from_a_saved_model(networks, tmp_path, pairs):
         ({"data__vocab_size": 300, "data__tokenizer": "other"}, "leave out --data.tokenizer"),
         ({"model__network__system": "autoregressive", "data__conditioning": "cross"}, "is for diffusion"),
         ({"model__network__backbone": "nowhere/at-all"}, "nowhere/at-all"),
+        ({"model__network__backbone": "{tied: false}"}, "give the directory or hub id"),
     ],
 )
 def test_mistakes_end_in_one_line(networks, tmp_path, pairs, change, message):

@@ -84,7 +84,7 @@ class CLI(LightningCLI):
             if start:
                 config.data.tokenizer = str(find_folder(start))
             elif backbone is not None:
-                config.data.tokenizer = named(backbone)["name"]
+                config.data.tokenizer = named(backbone).get("name")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")

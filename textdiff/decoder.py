@@ -50,9 +50,22 @@ class Greedy(Decoder):
 
 
 class Sample(Decoder):
-    """All mass on one drawn token, by inverting the cumulative distribution."""
+    """All mass on one drawn token, by inverting the cumulative distribution.
+
+    Args:
+        temperature: divides the logits.
+        p: draw from the likeliest tokens that hold at least p alone (SSD-LM's sampling projection).
+    """
+
+    def __init__(self, temperature: float = 1.0, p: float = 1.0) -> None:
+        super().__init__(temperature)
+        if not 0 < p <= 1:
+            raise ValueError(f"decoder sample: p must be in (0, 1], not {p}")
+        self.p = p
 
     def decode(self, probs: Tensor, noise: Noise) -> Tensor:
+        if self.p < 1:
+            probs = nucleus(probs, self.p)
         cumulative = probs.cumsum(-1)
         u = noise.uniform((*probs.shape[:2], 1)) * cumulative[..., -1:]
         drawn = torch.searchsorted(cumulative, u, right=True)[..., 0]
@@ -83,9 +96,14 @@ class TopP(Decoder):
         self.p = p
 
     def decode(self, probs: Tensor, noise: Noise) -> Tensor:
-        top, index = probs.sort(dim=-1, descending=True)
-        top = top * (top.cumsum(-1) - top < self.p)
-        return torch.zeros_like(probs).scatter(-1, index, top / top.sum(-1, keepdim=True))
+        return nucleus(probs, self.p)
+
+
+def nucleus(probs: Tensor, p: float) -> Tensor:
+    """`probs` on the smallest set of likeliest tokens that holds at least p, renormalised."""
+    top, index = probs.sort(dim=-1, descending=True)
+    top = top * (top.cumsum(-1) - top < p)
+    return torch.zeros_like(probs).scatter(-1, index, top / top.sum(-1, keepdim=True))
 
 
 def one_hot(ids: Tensor, like: Tensor) -> Tensor:

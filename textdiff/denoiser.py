@@ -272,6 +272,26 @@ class Guided(Wrapper):
         return null + self.scale * (conditional - null)
 
 
+class GoesOn(Wrapper):
+    """A denoiser that does not end a text where given tokens follow.
+
+    Args:
+        denoiser: a `Denoiser` or a wrapper of one.
+        eos_id: the end of a text.
+    """
+
+    def __init__(self, denoiser: nn.Module, eos_id: int) -> None:
+        super().__init__(denoiser)
+        self.eos_id = eos_id
+
+    def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor | Context | None) -> Tensor:
+        logits = self.denoiser(x_t, t, **inputs)
+        given = inputs["valid"] & ~inputs["mask"]
+        within = given.flip(1).cumsum(1).flip(1) > 0
+        logits[..., self.eos_id] += BARRED * (within & inputs["mask"])
+        return logits
+
+
 class Continued(Wrapper):
     """A denoiser of the block that follows a text, with the signature of one of whole texts.
 

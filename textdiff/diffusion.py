@@ -10,6 +10,7 @@ A share of the examples can be open blocks (`blocks.py`) instead of whole texts.
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from textdiff.blocks import BlockWriter, check_blocks, cut_blocks
 from textdiff.config import Config, build, named
 from textdiff.control import Control, least_length, refuse_short, steer
 from textdiff.decoder import DECODERS
-from textdiff.denoiser import Denoiser, Guided
+from textdiff.denoiser import Denoiser, GoesOn, Guided
 from textdiff.length import Length
 from textdiff.model import Losses, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise, low_discrepancy
@@ -161,11 +162,13 @@ class TextDiffusion(TextModel):
         previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
         logits = self.denoiser(x_t, times, context=context, previous=previous, **inputs)
         nll = self.process.loss(logits, ids, x_t, times)
+        # what is never written is not learned, such as unknown characters
+        mask = mask & (self.denoiser.bar[ids] == 0)
         time = t.masked_fill(own | settled, torch.nan)
         if "before" in batch:  # an open block knows no length
             return Losses(nll, mask, time)
         # any tokens would tell how many there are: a length is told from a source or a prefix
-        open_ = torch.where(settled[:, None], batch["mask"], mask)
+        open_ = torch.where(settled[:, None], batch["mask"], inputs["mask"])
         log_lengths = self.length(self.pool(context, ids, open_, valid))
         length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
         return Losses(nll, mask, time, length)
@@ -230,6 +233,8 @@ class TextDiffusion(TextModel):
         with precision(self.device, request.dtype):
             context = self.read(request.source, request.source_mask)
         denoiser = self.guide(sampler, options.get("guidance_scale", 1.0), options.get("controls", ()))
+        if any(OPEN in ids for ids in request.prompt):
+            denoiser = GoesOn(denoiser, self.tokenizer.eos_id)
         if options.get("block_length") is not None:
             parts = {"denoiser": denoiser, "sampler": sampler, "decoder": decoder, "context": context}
             return self.write_blocks(request, **parts)
@@ -280,21 +285,24 @@ class TextDiffusion(TextModel):
 
     def lay_out(self, request: Request, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
         """Given tokens and empty places: ids, mask, valid, each `(B, L)`."""
-        known = [[i for i in ids if i != OPEN] for ids in request.prompt]
-        given, shown = (x.to(self.device) for x in pad(known, self.tokenizer.pad_id))
+        # the length is told from the first tokens, as in training
+        first, shown = pad([[*takewhile(lambda i: i != OPEN, ids)] for ids in request.prompt], 0)
+        first, shown = first.to(self.device), shown.to(self.device)
+        pooled, hidden = self.pool(context, first, ~shown, shown), request.hidden.to(self.device)
         gaps = torch.tensor([ids.count(OPEN) for ids in request.prompt], device=self.device)
-        pooled, hidden = self.pool(context, given, ~shown, shown), request.hidden.to(self.device)
-        own = shown.sum(1) - hidden  # prompt tokens that belong to the text
+        known = torch.tensor([len(ids) for ids in request.prompt], device=self.device) - gaps
+        own = known - hidden  # prompt tokens that belong to the text
         controls, count = request.options.get("controls", ()), torch.full_like(own, request.length or 0)
+        written = own - (gaps > 0).long()  # without the EOS of a text with gaps
         if request.gap_length:
             count = own + gaps * request.gap_length
         elif not request.length:
-            least = torch.maximum(least_length(controls, own), own + gaps)
+            least = torch.maximum(least_length(controls, written), own + gaps)
             count = self.length.quantile(pooled, request.quantile.to(self.device), least)
         total = count + hidden
-        self.check_length(total, shown.sum(1) + (gaps - 1).clamp(min=0))
-        refuse_short(controls, own, count)
-        open_ = (total - shown.sum(1)).tolist()
+        self.check_length(total, known + (gaps - 1).clamp(min=0))
+        refuse_short(controls, written, count)
+        open_ = (total - known).tolist()
         ids, valid = pad(list(map(spread, request.prompt, open_)), self.tokenizer.pad_id)
         ids, valid = ids.to(self.device), valid.to(self.device)
         mask = ids == OPEN

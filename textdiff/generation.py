@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from textdiff.batches import pad
+from textdiff.control import WordAt
 from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
@@ -106,7 +107,7 @@ def generate_texts(
     numbers = {"length": length, "gap_length": gap_length}
     numbers |= {"candidates": candidates, "batch_size": batch_size}
     check(model, sources, prompt, num_samples, gap, numbers, seed, dtype)
-    options = choose(model, options, candidates)
+    options = choose(model, options, candidates, gap)
     task = prepare(model, sources, prompt, num_samples, candidates, gap)
     request = partial(
         make_request,
@@ -126,19 +127,25 @@ def generate_texts(
     return Generation(best, rows, groups, watched, nfe, time.perf_counter() - start)
 
 
-def choose(model: TextModel, options: dict[str, Any], candidates: int) -> dict[str, Any]:
+def choose(
+    model: TextModel, options: dict[str, Any], candidates: int, gap: str | None = None
+) -> dict[str, Any]:
     """The options of writing: the given ones over those that the model was saved with; controls bound.
 
-    Candidates of a text in blocks are drawn: they do not differ in a length.
+    Candidates of a text in blocks are drawn: they do not differ in a length. Gaps know no blocks.
     """
     unknown = set(options) - model.options
     if unknown:
         known = ", ".join(sorted(model.options))
         raise ValueError(f"unknown option {', '.join(sorted(unknown))}; this model takes {known}")
     own = {key: value for key, value in model.config.generation.items() if key in model.options}
+    if gap is not None:
+        own.pop("block_length", None)
     options = own | options
     for control in options.get("controls", ()):
         control.bind(model.tokenizer)
+        if gap is not None and isinstance(control, WordAt):
+            raise ValueError("control: a word at a place of a text with gaps; write it into the text")
     if candidates > 1 and options.get("block_length") is not None:
         options = {"decoder": "sample"} | options
     return options

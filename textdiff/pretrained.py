@@ -17,6 +17,7 @@ import json
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.config import Config, named
@@ -88,8 +89,15 @@ class PretrainedDenoiser(nn.Module):
         if previous is None:
             previous = torch.zeros_like(h)
         h = h + self.previous(previous) + self.no_previous * (previous == 0).all(-1, keepdim=True)
-        known = (log_posterior - self.process.log_prior).argmax(-1)
-        return torch.where(mask[..., None], h, self.words(known).to(h.dtype))
+        return torch.where(mask[..., None], h, self.words(self.known(x_t, mask)).to(h.dtype))
+
+    @torch.no_grad()
+    def known(self, x_t: Tensor, mask: Tensor) -> Tensor:
+        """`(B, L)` ids of clean states where not `mask`, 0 elsewhere."""
+        ids = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
+        with torch.autocast(x_t.device.type, enabled=False):  # near words must not become one
+            ids[~mask] = self.process.round(x_t[~mask])
+        return ids
 
     def ending(self, valid: Tensor, past: Past | None) -> Tensor:
         """What tells of the end of the text, `(B or 1, L or 1, D)`."""
@@ -100,11 +108,12 @@ class PretrainedDenoiser(nn.Module):
 
     def run(self, h: Tensor, valid: Tensor) -> Tensor:
         """Logits `(B, L, V)` of `h (B, L, D)`, whose padding may lie anywhere."""
-        # padding goes last: the network counts places by itself, from the first row on
+        # padding goes last: the network counts places by itself; what all rows have of it is left out
         order = (~valid).long().argsort(dim=1, stable=True)
-        h = h.gather(1, order[..., None].expand_as(h))
-        mask = valid.gather(1, order).long()
-        logits = self.network(inputs_embeds=h, attention_mask=mask).logits
+        shown = order[:, : int(valid.sum(1).max())]
+        x = h.gather(1, shown[..., None].expand(-1, -1, h.shape[-1]))
+        logits = self.network(inputs_embeds=x, attention_mask=valid.gather(1, shown).long()).logits
+        logits = F.pad(logits, (0, 0, 0, h.shape[1] - shown.shape[1]))
         return logits.gather(1, order.argsort(1)[..., None].expand_as(logits))
 
     def forward(
@@ -142,6 +151,8 @@ def open_network(config: Config, tokenizer: Tokenizer) -> tuple[nn.Module, Confi
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     told = named(config.backbone)
+    if not {"name", "config"} & set(told):
+        raise ValueError("backbone: give the directory or hub id of a masked language model")
     if config.conditioning == "cross":
         raise ValueError(
             "backbone: a pretrained network reads the source in the text itself; add "
@@ -150,8 +161,11 @@ def open_network(config: Config, tokenizer: Tokenizer) -> tuple[nn.Module, Confi
     if "config" in told:
         network = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**told["config"]))
     else:
-        network = read_network(told["name"], tokenizer)
+        # Lightning builds models on the device, which `transformers` would need another library for
+        with torch.device("cpu"):
+            network = read_network(told["name"], tokenizer)
         told["config"] = json.loads(network.config.to_json_string())
+        told["config"].pop("transformers_version", None)
     positions = count_positions(network)
     if config.max_length > positions:
         raise ValueError(
@@ -174,10 +188,9 @@ def read_network(source: str, tokenizer: Tokenizer) -> nn.Module:
     """A pretrained masked language model with a row for every token of `tokenizer`."""
     from transformers import AutoModelForMaskedLM
 
+    options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
-        network, found = AutoModelForMaskedLM.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        network, found = AutoModelForMaskedLM.from_pretrained(source, **options)
         own = Tokenizer.load(source)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]

@@ -104,7 +104,8 @@ class Tokenizer:
         if len(parts) == 1:
             raise ValueError(f"no gap {gap!r} in {text[:60]!r}: put it where words are to be written")
         touching = [*(part[-1:] for part in parts[:-1]), *(part[:1] for part in parts[1:])]
-        if any(map(str.isalnum, touching)) or "" in parts[1:-1]:
+        inside = any(c.isdigit() or c.lower() != c.upper() or c in gap for c in touching if c)
+        if inside or "" in parts[1:-1]:
             raise ValueError(f"a gap inside a word of {text[:60]!r}: put spaces around {gap!r}")
         joined, starts = (
             STAND_IN.join(parts),
@@ -114,7 +115,7 @@ class Tokenizer:
         ids, last = [], None
         for index, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
             # the space before a gap comes with the word that is to be written
-            begin = stop if joined[start:stop].strip() else stop + 1
+            begin = stop if joined[start:stop].strip(" ") else stop + 1
             found = [s for s in starts if start < s + len(STAND_IN) and begin > s]
             if not found:
                 ids.append(index)

@@ -81,11 +81,12 @@ class Training(L.LightningModule):
         torch.manual_seed(self.seed)
         kind = SYSTEMS[self.network.system]
         if self.init_from:
-            self.model = kind.from_pretrained(self.init_from).train()
+            self.model = kind.from_pretrained(self.init_from)
             check_fit(self.model, shape(self.network, data), data)
         else:
             self.model = kind(shape(self.network, data), data.tokenizer)
             self.model.fit_data(data.token_counts(), data.length_counts())
+        self.model.train()
         if self.generation:
             self.model.config.generation = check_options(self.generation)
         if self.use_compile:
@@ -159,7 +160,10 @@ class Training(L.LightningModule):
         own |= {"data.seed": data.seed, "global batch": data.batch_size * self.trainer.world_size}
         own["precision"] = self.trainer.precision
         own["accumulate_grad_batches"] = self.trainer.accumulate_grad_batches
-        return own | {k: v for k, v in asdict(self.model.config).items() if k != "generation"}
+        shape = {k: v for k, v in asdict(self.model.config).items() if k != "generation"}
+        if shape["backbone"] is not None:
+            shape["backbone"] = shape["backbone"]["config"]  # wherever it came from
+        return own | shape
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["position"], checkpoint["settings"] = self.position, self.settings()

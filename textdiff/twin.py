@@ -112,7 +112,7 @@ class Twin(TextModel):
         if self.training and smoothing:
             even = logits.logsumexp(-1) - logits[..., self.bar == 0].mean(-1)  # barred: 1e4 nats
             nll = (1 - smoothing) * nll + smoothing * even
-        return Losses(nll, batch["mask"])
+        return Losses(nll, batch["mask"] & (self.bar[batch["ids"]] == 0))
 
     @torch.no_grad()
     def write(self, request: Request) -> Written:

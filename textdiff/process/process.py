@@ -39,7 +39,7 @@ class Process(nn.Module, ABC):
         return self.embedding.embedding_dim
 
     def table(self) -> Tensor:
-        """`(V, D)`: the token embeddings that the network reads, unit variance a coordinate."""
+        """`(V, D)`: the token embeddings that the network reads, unit variance a coordinate by itself."""
         if not self.normalised:
             return self.embedding.weight
         return F.normalize(self.embedding.weight, dim=-1) * self.embedding.embedding_dim**0.5
