@@ -273,7 +273,7 @@ class Guided(Wrapper):
 
 
 class GoesOn(Wrapper):
-    """A denoiser that does not end a text where given tokens follow.
+    """A denoiser that does not end a text, whose end is given.
 
     Args:
         denoiser: a `Denoiser` or a wrapper of one.
@@ -286,9 +286,7 @@ class GoesOn(Wrapper):
 
     def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor | Context | None) -> Tensor:
         logits = self.denoiser(x_t, t, **inputs)
-        given = inputs["valid"] & ~inputs["mask"]
-        within = given.flip(1).cumsum(1).flip(1) > 0
-        logits[..., self.eos_id] += BARRED * (within & inputs["mask"])
+        logits[..., self.eos_id] += BARRED * inputs["mask"]
         return logits
 
 
