@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
 noise config hardware corpus metrics transformer optimizer tokenizer
-files batches rerank decoder schedule process length denoiser sampler testing
+files batches rerank decoder schedule process length denoiser pretrained sampler testing
 control blocks storage model diffusion
 twin generation movie data report train cli api __init__
 """.split()
