@@ -69,6 +69,38 @@ def unconditional() -> str:
     return "\n\n".join(parts)
 
 
+def control() -> str:
+    """All results of steering: not steered, by classifiers at the chosen weight, by words, by all."""
+    heads = "| process | weight | worst attribute % | perplexity | distinct-2 | s / text |"
+    parts = []
+    for path in sorted(RESULTS.glob("control-*.json")):
+        result = load(path.stem)
+        lines = [heads, "|---|---|" + "---:|" * 4]
+        for name, told in result["processes"].items():
+            for what, key, weight in (
+                ("unguided", "worst", "none"),
+                ("guided", "worst", f"{told['chosen_weight']:g}"),
+                ("all_attributes", "all_right", f"{told['chosen_weight']:g}, all three at once"),
+                ("must_contain", "contained", "1, a word"),
+            ):
+                row = told[what]
+                rise = row["perplexity_rise_percent"]
+                fluency = cell(row["perplexity"]) + (f" ({rise:+.0f} %)" if what != "unguided" else "")
+                seconds = f"{row['seconds_per_example']['mean']:.3f}"
+                cells = [name, weight, cell(row[key]), fluency, cell(row["distinct_2"]), seconds]
+                lines.append("| " + " | ".join(cells) + " |")
+        title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
+        title += f"for; {result['train_minutes']:g} minutes of training a system, one training seed. "
+        title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}."
+        origin = (
+            f"`{result['command']}`, commit {result['commit']}, {result['hardware']}, {result['date']}."
+        )
+        plot = f"![success against perplexity](benchmarks/results/{path.stem}.png)"
+        note = f"{origin} {result.get('note', '')}".strip()
+        parts.append("\n\n".join([title, "\n".join(lines), note, plot]))
+    return "\n\n".join(parts)
+
+
 def replace(text: str, marker: str, content: str) -> str:
     """Put `content` between the markers."""
     pattern = rf"(<!--{marker}-->\n).*?(\n<!--/{marker}-->)"
@@ -82,7 +114,7 @@ def main() -> None:
     quickstart = load("quickstart")
     if quickstart:
         text = replace(text, "quickstart", "\n" + table(quickstart, FACTS))
-    results = "\n\n".join(part for part in (summaries(), unconditional()) if part)
+    results = "\n\n".join(part for part in (summaries(), unconditional(), control()) if part)
     path.write_text(replace(text, "results", results), encoding="utf-8")
 
 
