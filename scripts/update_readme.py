@@ -92,11 +92,9 @@ def control() -> str:
         title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
         title += f"for; {result['train_minutes']:g} minutes of training a system, one training seed. "
         title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}."
-        origin = (
-            f"`{result['command']}`, commit {result['commit']}, {result['hardware']}, {result['date']}."
-        )
+        where = f"commit {result['commit']}, {result['hardware']}, {result['date']}."
         plot = f"![success against perplexity](benchmarks/results/{path.stem}.png)"
-        note = f"{origin} {result.get('note', '')}".strip()
+        note = f"`{result['command']}`, {where} {result['note']}"
         parts.append("\n\n".join([title, "\n".join(lines), note, plot]))
     return "\n\n".join(parts)
 
