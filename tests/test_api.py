@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -236,3 +237,37 @@ def test_no_movie_without_steps(tmp_path):
     made = Generation(["a"], [[5]], [["a"]], [[]], 1, 0.1)
     with pytest.raises(ValueError, match="a movie needs a diffusion model"):
         write_movie(made, tmp_path / "movie.html")
+
+
+class Hub:
+    """Stands for the Hugging Face hub: keeps what is uploaded, or refuses it."""
+
+    def __init__(self, folder, refuse=False):
+        self.folder, self.refuse, self.made = folder, refuse, []
+
+    def __call__(self, token=None):
+        return self
+
+    def create_repo(self, hub_id, private, exist_ok):
+        if self.refuse:
+            raise RuntimeError("401 Unauthorized\nlog in first")
+        self.made.append((hub_id, private, exist_ok))
+        return f"https://huggingface.co/{hub_id}"
+
+    def upload_folder(self, repo_id, folder_path, allow_patterns):
+        shutil.copytree(folder_path, self.folder)
+        assert {path.name for path in self.folder.iterdir()} == {*allow_patterns}
+
+
+def test_a_model_is_shared_on_the_hub(model, tmp_path, monkeypatch):
+    """What is uploaded is a model directory with a card; a refusal is one line."""
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.HfApi", hub)
+    assert model.push_to_hub("me/mine", private=True) == "https://huggingface.co/me/mine"
+    assert hub.made == [("me/mine", True, True)]
+    assert 'textdiff.load("me/mine")' in (tmp_path / "hub" / "README.md").read_text()
+    again = textdiff.load(tmp_path / "hub", device="cpu")
+    assert textdiff.generate(again, SOURCES) == textdiff.generate(model, SOURCES)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub(tmp_path, refuse=True))
+    with pytest.raises(ValueError, match=r"me/mine: the hub did not take it .*401 Unauthorized log in"):
+        model.push_to_hub("me/mine")

@@ -6,13 +6,14 @@ training, generation and evaluation know nothing else.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from textdiff.config import Config
-from textdiff.storage import find_folder, read_config, read_weights, write_folder
+from textdiff.storage import find_folder, read_config, read_weights, upload, write_folder
 from textdiff.tokenizer import Tokenizer
 
 
@@ -115,6 +116,21 @@ class TextModel(nn.Module):
         state = self.state_dict().items()
         weights = {key: value.contiguous() for key, value in state if key not in tied}
         write_folder(Path(folder), self.config, weights, self.tokenizer)
+
+    def push_to_hub(self, hub_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model directory with a short card; -> its address.
+
+        Args:
+            hub_id: `owner/name` on the Hugging Face hub, made if it is not there.
+            private: for a new one.
+            token: of the account; None = the one that `hf auth login` left.
+
+        Raises:
+            ValueError: the hub did not take it.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload(Path(folder), hub_id, self.system, private, token)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:

@@ -12,6 +12,19 @@ from textdiff.config import Config
 from textdiff.tokenizer import Tokenizer
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+CARD = """---
+library_name: textdiff
+tags: [text-diffusion]
+---
+
+A {system} model of textdiff.
+
+```python
+import textdiff
+
+model = textdiff.load("{hub_id}")
+```
+"""
 
 
 def find_folder(source: str | Path) -> Path:
@@ -36,6 +49,23 @@ def download(hub_id: str) -> Path:
             f"no model at {hub_id!r}: not a local directory, and the hub says "
             f"{type(error).__name__}; give a folder that holds {', '.join(FILES)}"
         ) from None
+
+
+def upload(folder: Path, hub_id: str, system: str, private: bool, token: str | None) -> str:
+    """Put a model directory and a card on the Hugging Face hub; -> its address."""
+    from huggingface_hub import HfApi
+
+    (folder / "README.md").write_text(CARD.format(hub_id=hub_id, system=system), encoding="utf-8")
+    hub = HfApi(token=token)
+    try:
+        address = hub.create_repo(hub_id, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=hub_id, folder_path=folder, allow_patterns=[*FILES, "README.md"])
+    except Exception as error:  # the hub client raises many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{hub_id}: the hub did not take it ({type(error).__name__}: {reason})"
+        ) from None
+    return str(address)
 
 
 def read_config(folder: Path) -> Config:
