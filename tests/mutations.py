@@ -694,6 +694,48 @@ BUGS = [
         "if False:",
         "decoder",
     ),
+    Bug(
+        "masks that never lift",
+        "process/discrete.py",
+        "become = (1 - a) * k_s * pi",
+        "become = 0 * pi",
+        "discrete",
+    ),
+    Bug(
+        "tokens leave the mask twice as often",
+        "process/discrete.py",
+        "stay = a * k_s * (x_t == clean) + a * (1 - k_s) * pi",
+        "stay = a * k_s * (x_t == clean)",
+        "discrete",
+    ),
+    Bug(
+        "an unmasked token changes",
+        "process/discrete.py",
+        "(u < stay) | (total == 0)",
+        "u < stay",
+        "discrete",
+    ),
+    Bug(
+        "random words among masks forgotten",
+        "process/discrete.py",
+        "return torch.where(u < self.replace, word, self.mask_id)",
+        "return torch.full_like(word, self.mask_id)",
+        "discrete",
+    ),
+    Bug(
+        "noise at time zero",
+        "process/discrete.py",
+        "((self.schedule(t)[0].square() - last) / (first - last)).clamp(0, 1)",
+        "self.schedule(t)[0].square()",
+        "discrete",
+    ),
+    Bug(
+        "signal where there is noise alone",
+        "process/discrete.py",
+        "((kept + other) / other).log()",
+        "(kept / other).clamp(min=TINY).log()",
+        "discrete",
+    ),
 ]
 
 

@@ -175,7 +175,8 @@ def oracle_state(process: str, time: float) -> tuple[OracleDenoiser, Tensor, Ten
     oracle = OracleDenoiser(make_process(process).double(), MarkovLanguage())
     ids = oracle.language.sample(3, seed=4)
     t = torch.full(ids.shape, time).double()
-    x_t = oracle.process.corrupt(oracle.process.encode(ids), t, OneStream(3)).double()
+    x_t = oracle.process.corrupt(oracle.process.encode(ids), t, OneStream(3))
+    x_t = x_t.double() if x_t.is_floating_point() else x_t
     whole = torch.ones_like(ids, dtype=torch.bool)
     return oracle, x_t, t, {"mask": whole, "valid": whole}
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from textdiff.noise import Noise
+from textdiff.noise import Noise, category
 
 
 class Decoder(ABC):
@@ -66,10 +66,7 @@ class Sample(Decoder):
     def decode(self, probs: Tensor, noise: Noise) -> Tensor:
         if self.p < 1:
             probs = nucleus(probs, self.p)
-        cumulative = probs.cumsum(-1)
-        u = noise.uniform((*probs.shape[:2], 1)) * cumulative[..., -1:]
-        drawn = torch.searchsorted(cumulative, u, right=True)[..., 0]
-        return one_hot(drawn.clamp(max=probs.shape[-1] - 1), probs)
+        return one_hot(category(probs, noise), probs)
 
 
 class TopK(Decoder):

@@ -71,6 +71,14 @@ class Noise:
         return torch.from_numpy(out).to(self.device)
 
 
+def category(probs: Tensor, noise: Noise) -> Tensor:
+    """A draw `(B, L)` int64 from `probs (B, L, V)`, by inverting the distribution function."""
+    cumulative = probs.cumsum(-1)
+    u = noise.uniform((*probs.shape[:2], 1)) * cumulative[..., -1:]
+    drawn = torch.searchsorted(cumulative, u, right=True)[..., 0]
+    return drawn.clamp(max=probs.shape[-1] - 1)
+
+
 def low_discrepancy(seed: int, indices: Tensor) -> Tensor:
     """One time per example in [0, 1), float32 `(B,)`: even over any run of consecutive indices.
 

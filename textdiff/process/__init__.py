@@ -1,5 +1,6 @@
 """Diffusion processes by name: a new one is one file and one line here; the laws test it."""
 
+from textdiff.process.discrete import Discrete, MaskAndReplace, Masked, Uniform
 from textdiff.process.embedding import Embedding
 from textdiff.process.gaussian import Gaussian
 from textdiff.process.process import Process
@@ -9,6 +10,20 @@ PROCESSES: dict[str, type[Process]] = {
     "embedding": Embedding,
     "simplex": Simplex,
     "linear_simplex": LinearSimplex,
+    "masked": Masked,
+    "uniform": Uniform,
+    "mask_and_replace": MaskAndReplace,
 }
 
-__all__ = ["PROCESSES", "Embedding", "Gaussian", "LinearSimplex", "Process", "Simplex"]
+__all__ = [
+    "PROCESSES",
+    "Discrete",
+    "Embedding",
+    "Gaussian",
+    "LinearSimplex",
+    "MaskAndReplace",
+    "Masked",
+    "Process",
+    "Simplex",
+    "Uniform",
+]

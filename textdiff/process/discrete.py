@@ -1,0 +1,125 @@
+"""Diffusion on tokens themselves: a token is kept, or becomes noise (D3PM, Austin et al. 2021,
+arXiv:2107.03006).
+
+    q(x_t | w) = k_t [x_t = w] + (1 - k_t) pi(x_t),      k_0 = 1, k_1 = 0                         (1)
+    q(x_s | x_t, w)  proportional to  (a [x_t = x_s] + (1 - a) pi(x_t)) q(x_s | w),   a = k_t / k_s  (2)
+
+pi is where everything ends: the mask (`Masked`: absorbing diffusion, MDLM, Sahoo et al. 2024,
+arXiv:2406.07524), a random word (`Uniform`: multinomial diffusion, Hoogeboom et al. 2021,
+arXiv:2102.05379), or now and then a random word among masks (`MaskAndReplace`: VQ-Diffusion, Gu et al.
+2022, arXiv:2111.14822, with one schedule for both). k_t is alpha^2 of the schedule, stretched to reach
+both ends.
+
+A state is `(B, L)` int64, the mask is number V. Product (2) has four terms, and a draw from it costs
+nothing of size V: the token stays, becomes the clean one, or is drawn from pi.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from textdiff.noise import Noise, category
+from textdiff.process.gaussian import column
+from textdiff.process.process import Process
+from textdiff.schedule import Schedule
+
+TINY = 1e-30  # probability of what cannot be: finite, and far below everything
+
+
+class Discrete(Process):
+    """Kept or noise, equation (1).
+
+    Args:
+        embedding: token table `(V, D)`, for what the network reads.
+        schedule: t -> alpha_t, sigma_t; alpha_t^2 is the probability to be kept.
+        replace: share of noise that is a random word, 0 to 1; the rest is the mask.
+    """
+
+    def __init__(self, embedding: nn.Embedding, schedule: Schedule, *, replace: float) -> None:
+        super().__init__(embedding, schedule)
+        if not 0 <= replace <= 1:
+            raise ValueError(f"discrete process: replace must be from 0 to 1, not {replace}")
+        self.replace, self.mask_id = replace, embedding.num_embeddings
+
+    def kept(self, t: Tensor) -> Tensor:
+        """k_t, of the shape of `t`."""
+        ends = torch.tensor([0.0, 1.0], device=t.device)
+        first, last = self.schedule(ends)[0].square()
+        return ((self.schedule(t)[0].square() - last) / (first - last)).clamp(0, 1)
+
+    def pi(self, x_t: Tensor) -> Tensor:
+        """pi(x_t), of the shape of `x_t`."""
+        word = self.replace / self.mask_id
+        return torch.where(x_t == self.mask_id, 1 - self.replace, word)
+
+    def draw(self, shape: tuple[int, int], noise: Noise) -> Tensor:
+        """Tokens from pi."""
+        u = noise.uniform(shape)
+        word = (u / max(self.replace, TINY) * self.mask_id).long().clamp(max=self.mask_id - 1)
+        return torch.where(u < self.replace, word, self.mask_id)
+
+    def encode(self, ids: Tensor) -> Tensor:
+        return ids.clone()
+
+    def round(self, x_0: Tensor) -> Tensor:
+        return torch.where(x_0 == self.mask_id, self.log_prior.argmax(), x_0)
+
+    def prior(self, shape: tuple[int, int], noise: Noise) -> Tensor:
+        return self.draw(shape, noise)
+
+    def corrupt(self, x_0: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        stays = noise.uniform(x_0.shape) < self.kept(column(t, x_0))
+        return torch.where(stays, x_0, self.draw(x_0.shape, noise))
+
+    def step(
+        self,
+        x_t: Tensor,
+        probs: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noise: Noise,
+        *,
+        tau: float | None = None,
+    ) -> Tensor:
+        """A draw from (2), for a clean token drawn from `probs`."""
+        if tau is not None:
+            raise ValueError(
+                "ddim and renoise choose the noise of a Gaussian process; use ancestral or confidence"
+            )
+        clean = category(probs, noise)
+        k_t, k_s, pi = self.kept(column(t, x_t)), self.kept(column(s, x_t)), self.pi(x_t)
+        a = torch.where(k_s > 0, k_t / k_s.clamp(min=TINY), 1.0)
+        stay = a * k_s * (x_t == clean) + a * (1 - k_s) * pi
+        become = (1 - a) * k_s * pi
+        total = stay + become + (1 - a) * (1 - k_s) * pi
+        u = noise.uniform(x_t.shape) * total
+        new = torch.where(u < stay + become, clean, self.draw(x_t.shape, noise))
+        # a total of zero: the prediction denies what stands there, which cannot change any more
+        return torch.where((u < stay) | (total == 0), x_t, new)
+
+    def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
+        kept, pi = self.kept(column(t, x_t)), self.pi(x_t)
+        other = ((1 - kept) * pi).clamp(min=TINY)
+        gain = ((kept + other) / other).log()[..., None].expand(*x_t.shape, 1)
+        zeros = torch.zeros(*x_t.shape, self.mask_id + 1, dtype=gain.dtype, device=gain.device)
+        return zeros.scatter(-1, x_t[..., None], gain)[..., :-1]
+
+
+class Masked(Discrete):
+    """Noise is the mask; a token that has left it stays."""
+
+    def __init__(self, embedding: nn.Embedding, schedule: Schedule) -> None:
+        super().__init__(embedding, schedule, replace=0.0)
+
+
+class Uniform(Discrete):
+    """Noise is any word: tokens can change until the end."""
+
+    def __init__(self, embedding: nn.Embedding, schedule: Schedule) -> None:
+        super().__init__(embedding, schedule, replace=1.0)
+
+
+class MaskAndReplace(Discrete):
+    """Noise is the mask, or sometimes a random word, so that given words are not blindly trusted."""
+
+    def __init__(self, embedding: nn.Embedding, schedule: Schedule, *, replace: float = 0.1) -> None:
+        super().__init__(embedding, schedule, replace=replace)
