@@ -427,7 +427,7 @@ BUGS = [
         "logits.float() * self",
         "decoder",
     ),
-    Bug("sample on the wrong side of an edge", "decoder.py", "right=True", "right=False", "decoder"),
+    Bug("sample on the wrong side of an edge", "noise.py", "right=True", "right=False", "decoder"),
     Bug(
         "top-p one token short",
         "decoder.py",
