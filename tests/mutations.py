@@ -742,7 +742,7 @@ BUGS = [
 def run_tests(folder: Path, files: str) -> str:
     """The first test that fails, or an empty string."""
     paths = [f"tests/test_{name}.py" for name in files.split()]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *paths]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     lines = [line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
