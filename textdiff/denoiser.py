@@ -11,6 +11,7 @@ where it is, and the length is known before the words are.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,9 +121,7 @@ class Denoiser(nn.Module):
             if encoder_depth
             else None
         )
-        bar = torch.zeros(vocabulary)
-        bar[list(barred)] = BARRED
-        self.register_buffer("bar", bar)
+        self.register_buffer("bar", bar_of(vocabulary, barred))
         nn.init.zeros_(self.previous.weight)
         nn.init.normal_(self.position.weight, std=0.5)
         nn.init.normal_(self.remaining.weight, std=0.5)
@@ -162,8 +161,7 @@ class Denoiser(nn.Module):
         """Positions `(B or 1, L)`, and what tells of the end of the text, `(B or 1, L, D)`."""
         place = torch.arange(valid.shape[1], device=valid.device)[None]
         if past is None:
-            left = (valid.sum(1, keepdim=True) - 1 - place).clamp(min=0)
-            return place, self.remaining(left)
+            return place, self.remaining(tokens_left(valid))
         place = past.mask.sum(1, keepdim=True) + place
         return place.clamp(max=self.max_length - 1), self.open_end[None, None]
 
@@ -201,6 +199,19 @@ class Denoiser(nn.Module):
         table = self.process.table()
         logits = F.linear(self.out(h), table * table.shape[1] ** -0.5, self.bias + self.bar)
         return logits + log_posterior
+
+
+def bar_of(vocabulary: int, barred: Iterable[int]) -> Tensor:
+    """What is added to logits `(V,)` so that the tokens `barred` are never generated."""
+    bar = torch.zeros(vocabulary)
+    bar[list(barred)] = BARRED
+    return bar
+
+
+def tokens_left(valid: Tensor) -> Tensor:
+    """`(B, L)`: how many tokens of a text, `valid (B, L)`, follow each of its places; 0 on padding."""
+    place = torch.arange(valid.shape[1], device=valid.device)
+    return (valid.sum(1, keepdim=True) - 1 - place).clamp(min=0)
 
 
 def time_features(schedule: Schedule, t: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.config import Config, named
-from textdiff.denoiser import BARRED, TIME_FEATURES, Past, last, time_features
+from textdiff.denoiser import TIME_FEATURES, Past, bar_of, last, time_features, tokens_left
 from textdiff.process import Process
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context
@@ -62,9 +62,7 @@ class PretrainedDenoiser(nn.Module):
         for part in (self.time.weight, self.time.bias, self.previous.weight, self.remaining.weight):
             nn.init.zeros_(part)
         nn.init.eye_(self.read.weight)
-        bar = torch.zeros(vocabulary)
-        bar[list(barred)] = BARRED
-        self.register_buffer("bar", bar)
+        self.register_buffer("bar", bar_of(vocabulary, barred))
         self.register_buffer("skip", torch.ones(()))
 
     def words(self, ids: Tensor) -> Tensor:
@@ -103,8 +101,7 @@ class PretrainedDenoiser(nn.Module):
         """What tells of the end of the text, `(B or 1, L or 1, D)`."""
         if past is not None:
             return self.open_end[None, None]
-        place = torch.arange(valid.shape[1], device=valid.device)
-        return self.remaining((valid.sum(1, keepdim=True) - 1 - place).clamp(min=0))
+        return self.remaining(tokens_left(valid))
 
     def run(self, h: Tensor, valid: Tensor) -> Tensor:
         """Logits `(B, L, V)` of `h (B, L, D)`, whose padding may lie anywhere."""

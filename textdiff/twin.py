@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.config import Config, build
-from textdiff.denoiser import BARRED, Encoder
+from textdiff.denoiser import Encoder, bar_of
 from textdiff.diffusion import TextDiffusion
 from textdiff.model import Losses, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise
@@ -61,9 +61,8 @@ class Twin(TextModel):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         shape["max_length"] = config.max_source_length
         self.encoder = Encoder(embedding, width, depth, **shape) if depth else None
-        bar = torch.zeros(vocabulary)
-        bar[[i for i in tokenizer.special_ids if i != tokenizer.eos_id]] = BARRED
-        self.register_buffer("bar", bar)
+        barred = (i for i in tokenizer.special_ids if i != tokenizer.eos_id)
+        self.register_buffer("bar", bar_of(vocabulary, barred))
         self.register_buffer("log_prior", torch.zeros(vocabulary))
         nn.init.normal_(self.position.weight, std=0.5)
         # reads the last token alone at first: an equal start for all of the window gains nothing
