@@ -36,7 +36,7 @@ from textdiff.twin import Twin
 SHAPE = Config(width=128, depth=4, heads=4, encoder_depth=2)
 TRIALS = (("muon", 3e-3), ("adamw", 1e-3), ("adamw", 3e-3))
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
-CPU = torch.device("cpu")
+DEVICE = common.device()
 
 
 def arguments() -> argparse.Namespace:
@@ -94,8 +94,8 @@ def train(
     data.position = 0
     epochs = (data.train_dataloader() for _ in count())
     for step, batch in enumerate(islice(chain.from_iterable(epochs), steps), 1):
-        with precision(CPU, fast_dtype(CPU)):
-            value = loss(model, batch)
+        with precision(DEVICE, fast_dtype(DEVICE)):
+            value = loss(model, common.to_device(batch, DEVICE))
         chosen.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -118,10 +118,10 @@ def bart_write(
     for begin in range(0, len(order), size):
         some = order[begin : begin + size]
         source, mask = pad([ids[i] for i in some], data.tokenizer.pad_id)
-        with precision(CPU, fast_dtype(CPU)):
+        with precision(DEVICE, fast_dtype(DEVICE)):
             made = model.generate(
-                source,
-                attention_mask=mask.long(),
+                source.to(DEVICE),
+                attention_mask=mask.long().to(DEVICE),
                 num_beams=1,
                 do_sample=False,
                 max_new_tokens=data.hparams.max_target_length,
@@ -151,7 +151,7 @@ def system(name: str, data: TextData, options: argparse.Namespace) -> dict[str, 
     models, scores = [], {}
     for optimizer, rate in TRIALS:
         torch.manual_seed(0)
-        models.append(train(make(data), loss, data, options.steps, optimizer, rate))
+        models.append(train(make(data).to(DEVICE), loss, data, options.steps, optimizer, rate))
         texts, _ = write(models[-1], data, [one.source for one in held], options.batch_size)
         scores[f"{optimizer} {rate:g}"] = bleu(texts, [one.references for one in held])
     best = models[max(range(len(models)), key=[*scores.values()].__getitem__)]

@@ -1,5 +1,6 @@
 """What the benchmarks share: training for a budget, rows of results, files, tables and plots."""
 
+import argparse
 import json
 import os
 import platform
@@ -63,6 +64,59 @@ def fit(args: list[str], steps: int, folder: Path) -> StepClock:
     return clock
 
 
+def add_budget(parser: argparse.ArgumentParser, minutes: float = 15) -> None:
+    """The flags of a benchmark that trains."""
+    parser.add_argument("--minutes", type=float, default=minutes, help="training budget of a system")
+    parser.add_argument(
+        "--steps",
+        nargs="+",
+        default=[],
+        metavar="N or NAME=N",
+        help="training steps of every system, or of the one named, instead of minutes",
+    )
+    parser.add_argument(
+        "--train_only",
+        nargs="+",
+        metavar="NAME",
+        help="train these and stop; several calls can do it at once",
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
+
+
+def steps_of(asked: list[str], name: str) -> int | None:
+    """The steps that `--steps` asks for: those of this name, else those of all."""
+    told = dict(("", one) if "=" not in one else one.split("=") for one in asked)
+    found = told.get(name, told.get(""))
+    return None if found is None else int(found)
+
+
+def asked(options: argparse.Namespace) -> dict[str, Any]:
+    """The budget, for a result file."""
+    return {"train_steps": options.steps} if options.steps else {"train_minutes": options.minutes}
+
+
+def train_all(
+    options: argparse.Namespace, flags: dict[str, list[str]], copies: dict[str, str] | None = None
+) -> tuple[dict[str, TextModel], dict[str, dict[str, Any]]]:
+    """Train every system of `flags`, one after the other, in `runs/name/system`.
+
+    Args:
+        options: of `add_budget`, and `name`.
+        flags: training flags of every system.
+        copies: systems that take as many steps as another one.
+    """
+    models, budgets, folder = {}, {}, options.runs / options.name
+    for name in options.train_only or flags:
+        steps = steps_of(options.steps, name)
+        if steps is None and name in (copies or {}):
+            steps = budgets[copies[name]]["steps"]
+        models[name], budgets[name] = train_for(flags[name], options.minutes, folder / name, steps)
+    if options.train_only:
+        sys.exit()
+    return models, budgets
+
+
 def train_for(
     args: list[str], minutes: float, folder: Path, steps: int | None = None
 ) -> tuple[TextModel, dict[str, Any]]:
@@ -71,34 +125,33 @@ def train_for(
     With `steps`, for those instead. A folder that already holds a finished model is used as it is.
     """
     note = folder / "budget.json"
-    asked = {"flags": args, "minutes": minutes} | ({} if steps is None else {"steps": steps})
+    asked = {"flags": args} | ({"minutes": minutes} if steps is None else {"steps": steps})
     if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["asked"] != asked:
         sys.exit(f"{folder} holds a model of other flags or minutes; give another --name or --runs")
     if not note.is_file():
-        probe = fit(args, PROBE, folder.with_name(folder.name + "-probe")).mean()
-        steps = steps or int(minutes * 60 / probe)
+        budget = {"asked": asked, "commit": commit(), "hardware": hardware()}
+        if steps is None:
+            probe = fit(args, PROBE, folder.with_name(folder.name + "-probe")).mean()
+            steps = int(minutes * 60 / probe)
+            budget |= {"step_seconds_probe": probe, "train_seconds": round(probe * steps, 1)}
         start = time.perf_counter()
         clock = fit(args, steps, folder)
-        budget = {
-            "asked": asked,
-            "commit": commit(),
+        budget |= {
             "load_average": os.getloadavg()[1],
-            "step_seconds_probe": probe,
             "step_seconds": clock.mean(),
             "steps": steps,
-            "train_seconds": round(probe * steps, 1),
             "wall_seconds": round(time.perf_counter() - start, 1),
         }
         note.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
-    return load(folder / "model", "cpu"), json.loads(note.read_text(encoding="utf-8"))
+    return load(folder / "model"), json.loads(note.read_text(encoding="utf-8"))
 
 
 def budgets_in_words(budgets: dict[str, dict[str, Any]]) -> str:
     """How equal the budgets were."""
     parts = []
     for name, one in budgets.items():
-        seconds = f"{one['step_seconds']:.3f} s (probe {one['step_seconds_probe']:.3f} s)"
-        parts.append(f"{name} {one['steps']:,} steps of {seconds}")
+        probe = f" (probe {one['step_seconds_probe']:.3f} s)" if "step_seconds_probe" in one else ""
+        parts.append(f"{name} {one['steps']:,} steps of {one['step_seconds']:.3f} s{probe}")
     return "Training: " + "; ".join(parts) + "."
 
 
@@ -156,6 +209,16 @@ def header(benchmark: str, dataset: str, split: str) -> dict[str, Any]:
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "torch": torch.__version__,
     }
+
+
+def device() -> torch.device:
+    """Where benchmarks run: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_device(batch: dict[str, Any], where: torch.device) -> dict[str, Any]:
+    """A batch with its tensors there."""
+    return {key: one.to(where) if isinstance(one, torch.Tensor) else one for key, one in batch.items()}
 
 
 def hardware() -> str:

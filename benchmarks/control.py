@@ -60,15 +60,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test_file", required=True, help="for the accuracy of guides and judges")
     parser.add_argument("--attributes", nargs="+", default=["eatType", "area", "familyFriendly"])
     parser.add_argument("--processes", nargs="+", default=["embedding", "simplex"])
-    parser.add_argument("--minutes", type=float, default=10, help="training budget of every text model")
+    common.add_budget(parser, minutes=10)
     parser.add_argument("--guide_steps", type=int, default=600)
     parser.add_argument("--weights", type=float, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--nfe", type=int, default=32, help="steps of generation")
     parser.add_argument("--samples", type=int, default=40, help="texts for every label or word")
     parser.add_argument("--words", type=int, default=20, help="words that must occur, one in a text")
     parser.add_argument("--seeds", type=int, default=2, help="generation seeds at the chosen weight")
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
     return parser.parse_args()
 
 
@@ -95,7 +93,8 @@ class Judge(nn.Module):
 def logits_of(network: nn.Module, rows: Sequence[list[int]]) -> Tensor:
     """Logits `(B, C)` of texts by their tokens, EOS included."""
     ids, valid = pad(rows, 0)
-    found = network(input_ids=ids, attention_mask=valid.long())
+    where = next(network.parameters()).device
+    found = network(input_ids=ids.to(where), attention_mask=valid.long().to(where))
     return getattr(found, "logits", found)
 
 
@@ -108,7 +107,8 @@ def learn(network: nn.Module, rows: list[list[int]], labels: list[int], steps: i
     for _ in range(steps):
         some = draw.sample(range(len(rows)), 64)
         logits = logits_of(network, [rows[i] for i in some])
-        loss = F.cross_entropy(logits, torch.tensor([labels[i] for i in some]))
+        wanted = torch.tensor([labels[i] for i in some], device=logits.device)
+        loss = F.cross_entropy(logits, wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -144,7 +144,8 @@ def train_pair(
     shape = GUIDE | special | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_id}
     known = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     guide = ModernBertForSequenceClassification(ModernBertConfig(**shape, **known))
-    judge = Judge(len(tokenizer), len(names))
+    judge = Judge(len(tokenizer), len(names)).to(common.device())
+    guide.to(common.device())
     rows, labels = read_rows(examples["test"])
     accuracy = {}
     for name, network, half in (("guide", guide, halves[0]), ("judge", judge, halves[1])):
@@ -192,7 +193,7 @@ class Bench:
 
     def write(self, model: TextModel, controls: list[Control], seed: int) -> Generation:
         """`samples` texts."""
-        how = {"sampler": "confidence", "decoder": "sample", "steps": self.options.steps}
+        how = {"sampler": "confidence", "decoder": "sample", "steps": self.options.nfe}
         how |= {"controls": controls} if controls else {}
         count = self.options.samples
         return generate_texts(model, num_samples=count, seed=seed, dtype="auto", **how)
@@ -316,26 +317,27 @@ def plot(result: Row, path: Path) -> None:
 
 def run(options: argparse.Namespace) -> Row:
     """Train what is not trained yet, steer, measure."""
-    folder, start = options.runs / options.name, time.perf_counter()
+    start = time.perf_counter()
     result = common.header("control", options.name, "none: texts from nothing")
     flags = ["--config", "unconditional", "--data.text_column", "target", "--data.vocab_size", "1000"]
     for name in ("train_file", "validation_file"):
         flags += [f"--data.{name}", getattr(options, name)]
     flags += [f"--{flag}" for flag in options.set]
-    models, budgets = {}, {}
+    systems = {}
     for name in (*options.processes, "fluency"):
         own = ["--model.network.process", name]
         if name == "fluency":
             own = ["--model.network.system", "autoregressive", "--model.seed", "1", "--data.seed", "1"]
             own += ["--model.learning_rate", "3e-3"]
-        models[name], budgets[name] = common.train_for([*flags, *own], options.minutes, folder / name)
+        systems[name] = [*flags, *own]
+    models, budgets = common.train_all(options, systems)
     bench = Bench(options, models["fluency"])
     test = [row["target"] for row in read(options.test_file)]
     tokenizer = models["fluency"].tokenizer
     size = models["fluency"].config.max_length
     rows = [[*ids, tokenizer.eos_id][:size] for ids in tokenizer.encode(test)]
     result |= {
-        "train_minutes": options.minutes,
+        **common.asked(options),
         "budget": budgets,
         "note": common.budgets_in_words(budgets),
         "training_seeds": 1,

@@ -19,7 +19,6 @@ from typing import Any
 
 import common
 import numpy as np
-import torch
 
 from textdiff.config import named
 from textdiff.data import TextData
@@ -42,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--validation_file")
     parser.add_argument("--test_file")
     parser.add_argument("--dataset_name")
-    parser.add_argument("--minutes", type=float, default=15, help="training budget of every system")
+    common.add_budget(parser)
     parser.add_argument("--processes", nargs="+", default=["embedding"], help="of diffusion")
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 8, 16, 64])
     parser.add_argument("--seeds", type=int, default=3, help="generation seeds")
@@ -54,8 +53,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--equal_examples", action="store_true", help="also a twin of the first process's steps"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
     for system in SYSTEMS:
         parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
@@ -212,16 +209,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save."""
-    folder, started = options.runs / options.name, time.perf_counter()
+    started = time.perf_counter()
     result = common.header("summarization", options.name, "test")  # before the code can change
-    models, budgets = {}, {}
-    for name in (*options.processes, "autoregressive"):
-        flags = training_flags(options, name)
-        models[name], budgets[name] = common.train_for(flags, options.minutes, folder / name)
-    if options.equal_examples:
-        flags, steps = training_flags(options, "autoregressive"), budgets[options.processes[0]]["steps"]
-        trained = common.train_for(flags, options.minutes, folder / "equal_examples", steps)
-        models["equal examples"], budgets["equal examples"] = trained
+    flags = {name: training_flags(options, name) for name in (*options.processes, "autoregressive")}
+    copies = {"equal_examples": options.processes[0]} if options.equal_examples else {}
+    flags |= dict.fromkeys(copies, flags["autoregressive"])
+    models, budgets = common.train_all(options, flags, copies)
     files = {key: getattr(options, key) for key in ("train_file", "validation_file", "test_file")}
     data = TextData(**files, dataset_name=options.dataset_name)
     examples = data.examples("test")[: options.max_examples]
@@ -231,19 +224,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows.append(row("copy", [sources], examples, None))
     rows += twin_rows(models["autoregressive"], examples, held, options)
     if options.equal_examples:
-        trained = models["equal examples"]
+        trained = models["equal_examples"]
         rows.append(greedy_row(trained, examples, options.batch_size, training="equal examples"))
     for name in options.processes:
         rows += diffusion_rows(models[name], examples, held, options)
     common.compare(rows)
     result |= {
-        "train_minutes": options.minutes,
+        **common.asked(options),
         "budget": budgets,
         "test_examples": len(examples),
         "batch_size": options.batch_size,
         "scorer": ROUGE_SCORER,
         "training_seeds": 1,
-        "dtype": str(fast_dtype(torch.device("cpu"))).removeprefix("torch."),
+        "dtype": str(fast_dtype(models["autoregressive"].device)).removeprefix("torch."),
         "note": common.budgets_in_words(budgets),
         "trials": {system: getattr(options, f"trials_{system}") for system in SYSTEMS},
         "wall_seconds": round(time.perf_counter() - started, 1),

@@ -11,7 +11,6 @@ fluent. Perplexity alone is worthless (repetition lowers it): it stands beside t
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import common
@@ -37,17 +36,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--validation_file")
     parser.add_argument("--test_file", required=True)
     parser.add_argument("--text_column", default="text")
-    parser.add_argument("--minutes", type=float, default=15, help="training budget of every system")
+    common.add_budget(parser)
     parser.add_argument("--nfe", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--batch_size", type=int, default=64, help="of generation")
     parser.add_argument("--seeds", type=int, default=3, help="generation seeds")
     parser.add_argument("--processes", nargs="+", default=["embedding"], help="of diffusion")
     parser.add_argument("--long", type=int, default=0, help="tokens of texts written block by block")
     parser.add_argument("--long_samples", type=int, default=16)
     parser.add_argument("--block_length", type=int, default=32)
     parser.add_argument("--block_steps", type=int, default=32)
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
     return parser.parse_args()
 
 
@@ -57,9 +55,10 @@ def judged(judge: TextModel, rows: list[list[int]]) -> float:
     total = count = 0.0
     for i in range(0, len(rows), 64):
         ids, valid = pad_ids(rows[i : i + 64], judge.tokenizer.pad_id)
-        losses = judge.loss({"ids": ids, "mask": valid, "valid": valid}, 0)
-        total += float((losses.nll * valid).sum())
-        count += float(valid.sum())
+        batch = common.to_device({"ids": ids, "mask": valid, "valid": valid}, judge.device)
+        losses = judge.loss(batch, 0)
+        total += float((losses.nll * losses.mask).sum())
+        count += float(losses.mask.sum())
     return float(torch.tensor(total / count).exp())
 
 
@@ -118,12 +117,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     files = {key: getattr(options, key) for key in keys if getattr(options, key)}
     flags = ["--config", options.config, *(f"--{flag}" for flag in options.set)]
     flags += [part for key, value in files.items() for part in (f"--data.{key}", value)]
-    models, budgets = {}, {}
+    systems = {}
     for name in (*options.processes, "autoregressive", "judge"):
         twin, seed = name not in options.processes, str(int(name == "judge"))
         own = ["--model.seed", seed, "--data.seed", seed]
         own += ["--model.network.system", "autoregressive"] if twin else ["--model.network.process", name]
-        models[name], budgets[name] = common.train_for([*flags, *own], options.minutes, folder / name)
+        systems[name] = [*flags, *own]
+    models, budgets = common.train_all(options, systems)
     judge = models["judge"]
     size = judge.config.max_length
     data = TextData(**files, tokenizer=str(folder / "judge" / "model"), max_target_length=size)
@@ -138,11 +138,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     ]
     for name in options.processes:
         settings += [(name, {**way, "steps": nfe}) for way in ways for nfe in options.nfe]
+    known = {"num_samples": options.samples, "batch_size": options.batch_size, "dtype": "auto"}
     for name, how in settings:
-        made = [
-            generate_texts(models[name], num_samples=options.samples, seed=seed, dtype="auto", **how)
-            for seed in range(options.seeds)
-        ]
+        made = [generate_texts(models[name], seed=i, **known, **how) for i in range(options.seeds)]
         metrics = spread([report(one.ids, train, judge) for one in made])
         seconds = min(one.seconds for one in made) / options.samples
         rows.append(
@@ -157,7 +155,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             }
         )
         print(rows[-1]["system"], how, {k: round(v["mean"], 2) for k, v in metrics.items()}, flush=True)
-    result |= {"train_minutes": options.minutes, "budget": budgets, "rows": rows}
+    result |= common.asked(options) | {"budget": budgets, "rows": rows}
     if options.long:
         result["long"] = long_rows(models[options.processes[0]], judge, train, options)
     return result

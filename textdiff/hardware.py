@@ -1,10 +1,23 @@
-"""What the machine is good at: its allocator and its fast precision."""
+"""What the machine is good at: its allocator, its attention and its fast precision."""
 
 import ctypes
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def steady_attention(device: torch.device) -> AbstractContextManager:
+    """Attention kernels that take any shape as it comes: not cuDNN's.
+
+    It plans anew for every shape, 9 ms each on an H100, where no two batches of texts are equally long:
+    a training step of the e2e model took 400 ms.
+    """
+    return sdpa_kernel(KERNELS) if device.type == "cuda" else nullcontext()
 
 
 def tune_allocator() -> None:

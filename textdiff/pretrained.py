@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from textdiff.config import Config, named
 from textdiff.denoiser import TIME_FEATURES, Past, bar_of, last, time_features, tokens_left
+from textdiff.hardware import steady_attention
 from textdiff.process import Process
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context
@@ -109,7 +110,8 @@ class PretrainedDenoiser(nn.Module):
         order = (~valid).long().argsort(dim=1, stable=True)
         shown = order[:, : int(valid.sum(1).max())]
         x = h.gather(1, shown[..., None].expand(-1, -1, h.shape[-1]))
-        logits = self.network(inputs_embeds=x, attention_mask=valid.gather(1, shown).long()).logits
+        with steady_attention(x.device):
+            logits = self.network(inputs_embeds=x, attention_mask=valid.gather(1, shown).long()).logits
         logits = F.pad(logits, (0, 0, 0, h.shape[1] - shown.shape[1]))
         return logits.gather(1, order.argsort(1)[..., None].expand_as(logits))
 

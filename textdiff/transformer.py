@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.hardware import steady_attention
+
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each (B, H, S, K)
 
 
@@ -44,10 +46,11 @@ class Context:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Softmax attention: `q (B, H, L, K)`, `k, v (B, H, S, K)`, additive `bias` -> `(B, H, L, K)`."""
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
+    with steady_attention(q.device):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
 
 
 def bias_of(mask: Tensor | None, like: Tensor) -> Tensor | None:

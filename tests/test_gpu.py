@@ -1,0 +1,69 @@
+"""On a CUDA device: `python -m pytest -m gpu`. The same texts as on a CPU; training in bfloat16."""
+
+import pytest
+import torch
+from conftest import run_training
+
+from textdiff import generate, infill, load
+from textdiff.control import Contain, TextScore
+from textdiff.process import PROCESSES
+from textdiff.twin import SYSTEMS
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+SOURCES = [
+    f"Anna Lee won the race in {city} by {i} seconds." for i, city in enumerate(["Oslo", "Rome"] * 8)
+]
+KINDS = [*({"process": name} for name in PROCESSES), {"system": "autoregressive"}]
+assert len(SYSTEMS) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_train_and_write_on_the_gpu(tmp_path, files, kind):
+    options = {f"model__network__{key}": value for key, value in kind.items()}
+    gpu = {"trainer__accelerator": "gpu", "trainer__precision": "bf16-mixed", "model__optimizer": "muon"}
+    run_training(tmp_path, **files, **gpu, **options)
+    model = load(tmp_path / "model")
+    assert model.device.type == "cuda"
+    how = {"seed": 1, "dtype": "float32"}
+    texts = generate(model, SOURCES, **how)
+    assert generate(model, SOURCES, batch_size=3, **how) == texts
+    assert generate(load(tmp_path / "model", "cpu"), SOURCES, **how) == texts
+    assert len(generate(model, SOURCES, seed=1, dtype="bfloat16")) == len(SOURCES)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_loss_is_that_of_the_cpu(tmp_path, files, compiled):
+    rows = {}
+    for name in ("cpu", "gpu"):
+        compile_it = compiled and name == "gpu"
+        run_training(
+            tmp_path / name, **files, trainer__accelerator=name, model__compile=str(compile_it).lower()
+        )
+        lines = (tmp_path / name / "metrics.csv").read_text().splitlines()
+        column = lines[0].split(",").index("loss")
+        rows[name] = [float(cell) for line in lines[1:] if (cell := line.split(",")[column])]
+    assert rows["gpu"] == pytest.approx(rows["cpu"], rel=2e-3)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_control_and_gaps_on_the_gpu(tmp_path, files, process):
+    run_training(
+        tmp_path,
+        **files,
+        data__text_column="target",
+        model__network__process=process,
+        model__network__block_rate=0.3,
+        trainer__accelerator="gpu",
+    )
+    model = load(tmp_path / "model")
+    controls = [
+        Contain("race"),
+        TextScore(lambda texts: [float("a" in text) for text in texts], weight=2),
+    ]
+    how = {"num_samples": 4, "seed": 0, "dtype": "float32", "controls": controls}
+    assert generate(model, **how) == generate(load(tmp_path / "model", "cpu"), **how)
+    assert len(generate(model, num_samples=2, seed=0, block_length=4, length=30)) == 2
+    assert infill(model, ["Anna ___ the race"], seed=0)[0].startswith("Anna ")
