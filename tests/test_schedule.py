@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from textdiff.schedule import SCHEDULES, Curve, Gumbel, Schedule, Warped
+from textdiff.schedule import SCHEDULES, Adaptive, Gumbel, Schedule, Warped
 
-ADAPTIVE = {name: cls for name, cls in SCHEDULES.items() if not issubclass(cls, Curve)}
+ADAPTIVE = {name: cls for name, cls in SCHEDULES.items() if issubclass(cls, Adaptive)}
 STARTS = [(0.0, 1.0), (-3.0, 1.0), (3.0, 3.0), (3.0, 0.3)]
 
 
@@ -56,12 +56,32 @@ def test_gamma_rises_from_end_to_end(name, bounds):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_signal_and_noise_share_the_variance(name):
+def test_signal_and_noise_have_the_ratio_and_the_variance(name):
     schedule, t = SCHEDULES[name](), torch.linspace(0, 1, 101)
     alpha, sigma = schedule(t)
-    assert torch.allclose(alpha**2 + sigma**2, torch.ones(101), atol=1e-6)
+    variance = {"ve": 1 + sigma**2, "subvp": 1 - alpha**2 + alpha**4}.get(name, torch.ones(101))
+    assert torch.allclose(alpha**2 + sigma**2, variance, atol=1e-6)
     assert torch.allclose((sigma**2 / alpha**2).log(), schedule.gamma(t), atol=1e-4)
-    assert (alpha.diff() < 0).all() and (sigma.diff() > 0).all()
+    assert (alpha.diff() <= 0).all() and (sigma.diff() > 0).all()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_equation_has_the_marginals(name):
+    """d alpha / dt = f alpha and d sigma^2 / dt = 2 f sigma^2 + g^2, by finite differences."""
+    schedule, t, h = SCHEDULES[name](), torch.linspace(0.05, 0.95, 13).double(), 5e-4
+    if name in ADAPTIVE:  # away from the corners of the curve
+        t = schedule.time((schedule.edges[1:] + schedule.edges[:-1]) / 2)[8:-8]
+    (low, little), (high, much), (alpha, sigma) = schedule(t - h), schedule(t + h), schedule(t)
+    drift, diffusion = schedule.drift(t), schedule.diffusion(t)
+    assert torch.allclose(((high - low) / (2 * h)).double(), drift * alpha, atol=2e-3)
+    change = ((much**2 - little**2) / (2 * h)).double()
+    assert torch.allclose(change, 2 * drift * sigma**2 + diffusion, rtol=0.03, atol=3e-3)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_time_inverts_gamma(name):
+    schedule, t = SCHEDULES[name](), torch.rand(3, 4)
+    assert torch.allclose(schedule.time(schedule.gamma(t)).float(), t, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -27,6 +27,7 @@ from textdiff.twin import SYSTEMS
 __all__ = ["Generation", "TextDiffusion", "generate", "infill", "load", "main", "pipeline"]
 
 GAP = "___"
+METRICS = ("nll", "rouge")
 
 
 def load(source: str | Path, device: str = "auto") -> TextModel:
@@ -136,7 +137,7 @@ def main(args: list[str] | None = None) -> None:
 
         return train(args[1:])
     options = vars(parser().parse_args(args))
-    command = {"generate": write, "infill": fill}[options.pop("command")]
+    command = {"generate": write, "infill": fill, "evaluate": measure}[options.pop("command")]
     warnings.showwarning = lambda message, *_: print(f"textdiff: {message}", file=sys.stderr)
     try:
         command(**{key: value for key, value in options.items() if value is not None})
@@ -156,6 +157,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--block_length", type=int, help="write that many tokens at a time, to any length")
     sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
     add_common(sub)
+    sub = commands.add_parser("evaluate", help="likelihood or ROUGE of a model on a file")
+    sub.add_argument("model", help="model directory or hub id")
+    sub.add_argument("file", help=".jsonl, .csv, .parquet, .txt, ...")
+    sub.add_argument(
+        "--metric", choices=METRICS, default="nll", help="nll: bits a token; rouge: of texts"
+    )
+    sub.add_argument("--text_column", help="of the sources; alone: of the texts")
+    sub.add_argument("--summary_column", help="of the texts")
+    sub.add_argument("--max_examples", type=int, help="only the first rows")
+    sub.add_argument("--bound", help="order, diffusion or ode; see the help of TextDiffusion.nats")
+    sub.add_argument("--steps", type=int, help="of the bound `diffusion`, or of a written text")
+    sub.add_argument("--evaluations", type=int, help="terms of the bound, a text")
+    sub.add_argument("--seed", type=int)
+    sub.add_argument("--device", default="auto")
     sub = commands.add_parser("infill", help="write the missing words of texts")
     sub.add_argument("model", help="model directory or hub id")
     sub.add_argument("file", help=f"one text per line, with {GAP} for missing words; - = standard input")
@@ -205,6 +220,26 @@ def fill(model: str, file: str, sources: str | None = None, device: str = "auto"
     if sources is not None:
         options["sources"] = read_lines(sources)
     show(load(model, device), **options)
+
+
+def measure(
+    model: str,
+    file: str,
+    metric: str,
+    device: str = "auto",
+    max_examples: int | None = None,
+    text_column: str | None = None,
+    summary_column: str | None = None,
+    **options: Any,
+) -> None:
+    """Print the figures of a model on a file as JSON."""
+    from textdiff.evaluation import likelihood, open_data, written
+
+    loaded = load(model, device)
+    columns = {"text_column": text_column, "summary_column": summary_column}
+    data = open_data(loaded, file, max_test_examples=max_examples, **columns)
+    found = {"nll": likelihood, "rouge": written}[metric](loaded, data, progress=True, **options)
+    print(json.dumps(found, indent=1))
 
 
 def show(

@@ -58,6 +58,7 @@ class TextData(LightningDataModule):
         shuffle_buffer: examples shuffled together while streaming
         max_train_examples: use only the first rows
         max_validation_examples: use only the first rows
+        max_test_examples: use only the first rows
         seed: seed of the order of the examples
     """
 
@@ -83,6 +84,7 @@ class TextData(LightningDataModule):
         shuffle_buffer: int = 10_000,
         max_train_examples: int | None = None,
         max_validation_examples: int | None = None,
+        max_test_examples: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -24,7 +24,8 @@ from textdiff.control import Control, least_length, refuse_short, steer
 from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, GoesOn, Guided
 from textdiff.length import Length
-from textdiff.model import Losses, Request, TextModel, Written, log_unigram
+from textdiff.likelihood import diffusion_bound, ode_bound, order_bound
+from textdiff.model import Losses, Nats, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
 from textdiff.process import PROCESSES
@@ -32,6 +33,8 @@ from textdiff.sampler import SAMPLERS, Predict, Sampler, keep, precision
 from textdiff.schedule import SCHEDULES
 from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context
+
+BOUNDS = ("order", "diffusion", "ode")
 
 
 def select(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
@@ -220,6 +223,46 @@ class TextDiffusion(TextModel):
         given = (valid & ~mask)[..., None]
         embedded = self.process.table()[ids] * given
         return embedded.sum(1) / given.sum(1).clamp(min=1)
+
+    def nats(
+        self,
+        batch: dict[str, Tensor],
+        seed: int,
+        *,
+        bound: str = "order",
+        steps: int = 1000,
+        evaluations: int = 64,
+    ) -> Nats:
+        """Of texts and of their lengths.
+
+        Args:
+            bound: "order" (any order, as the sampler `confidence` writes), "diffusion" (the ELBO of
+                `ancestral` with `steps` steps) or "ode" (the density of the state; Gaussian processes).
+            evaluations: terms of a bound for every text, or random directions for the density; each
+                predicts twice where a model is trained on its own predictions, but for the density.
+        """
+        if bound not in BOUNDS:
+            raise ValueError(f"unknown bound {bound!r}; choose one of: {', '.join(BOUNDS)}")
+        ids, valid = batch["ids"], batch["valid"]
+        context = self.read(batch.get("source"), batch.get("source_mask"))
+        mask = batch["mask"] & (self.denoiser.bar[ids] == 0)
+        twice = self.config.self_conditioning > 0 and bound != "ode"
+
+        def denoise(x_t: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+            inputs, every = {"mask": mask, "valid": valid}, torch.ones_like(mask[:, 0])
+            first = self.predict_first(x_t, t, ids, inputs, context, every) if twice else None
+            return self.denoiser(x_t, t, context=context, previous=first, **inputs)
+
+        known = denoise, self.process, ids, mask, Noise(seed, batch["index"].tolist(), valid)
+        parts = {
+            "order": lambda: order_bound(*known, evaluations),
+            "diffusion": lambda: diffusion_bound(*known, steps, evaluations),
+            "ode": lambda: ode_bound(*known, probes=evaluations),
+        }[bound]()
+        with torch.no_grad():
+            lengths = self.length(self.pool(context, ids, batch["mask"], valid))
+        parts["length"] = F.nll_loss(lengths, batch["mask"].sum(1), reduction="none").double().cpu()
+        return Nats(parts, mask.sum(1).cpu(), f"bound: {bound}")
 
     @torch.no_grad()
     def write(self, request: Request) -> Written:

@@ -80,6 +80,20 @@ class Written:
     trajectory: list[list[list[int]]]
 
 
+@dataclass
+class Nats:
+    """-log p of B texts, or a bound on it.
+
+    Attributes:
+        parts: nats of every text, `(B,)`, by where they come from.
+        tokens: `(B,)` tokens paid for. kind: "exact", or the name of the bound.
+    """
+
+    parts: dict[str, Tensor]
+    tokens: Tensor
+    kind: str
+
+
 class TextModel(nn.Module):
     """What both systems share: a config, a tokenizer, saving and loading."""
 
@@ -104,6 +118,10 @@ class TextModel(nn.Module):
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Losses:
         """Losses of a batch as `TextData` makes it; all randomness comes from `seed` and `index`."""
+        raise NotImplementedError
+
+    def nats(self, batch: dict[str, Tensor], seed: int, **options: Any) -> Nats:
+        """What the texts of a batch cost."""
         raise NotImplementedError
 
     def write(self, request: Request) -> Written:

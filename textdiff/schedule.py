@@ -1,23 +1,30 @@
 """Noise schedules: time t in [0, 1] to signal alpha_t and noise sigma_t (0 = data, 1 = noise).
 
-A variance-preserving Gaussian process x_t = alpha_t x_0 + sigma_t eps is fixed by
+A Gaussian process x_t = alpha_t x_0 + sigma_t eps is fixed, up to its scale, by
 
-    gamma(t) = log(sigma_t^2 / alpha_t^2),   alpha_t^2 = sigmoid(-gamma),   sigma_t^2 = sigmoid(gamma)
+    gamma(t) = log(sigma_t^2 / alpha_t^2)
 
 which increases strictly and stays finite: gamma(0) = gamma_min, gamma(1) = gamma_max (Kingma et al.
 2021, arXiv:2107.00630, eq. 2 to 4). Since only the signal-to-noise ratio matters, everything is told
-as gamma: to the network, to the samplers, to the adaptive schedules. Discrete processes read alpha^2
-as the probability to keep a token.
+as gamma: to the network, to the samplers, to the adaptive schedules. Discrete processes keep a token
+with probability sigmoid(-gamma). The scale is that of a constant variance, alpha^2 = sigmoid(-gamma) and
+sigma^2 = sigmoid(gamma), but for `SubVP` and `VE`.
 
-Fixed curves: `Linear` (Ho et al. 2020, arXiv:2006.11239), `Cosine` (Nichol and Dhariwal 2021,
-arXiv:2102.09672, eq. 17), `Sqrt` (Li et al. 2022, arXiv:2205.14217, section 4.2). Adaptive ones make
-time uniform in *information*, the token cross-entropy C(gamma), measured during training: `Gumbel`
-(LangFlow, arXiv:2604.11748: C is H times a Gumbel distribution function) and `Warped` (Dieleman et al.
-2022, arXiv:2211.15089, section 4.3: any monotone C, as a piecewise-linear function).
+The same process is the stochastic differential equation (Song et al. 2021, arXiv:2011.13456)
+
+    dx = f x dt + g dw,      f = d log alpha / dt,      g^2 = sigma^2 d gamma / dt                 (1)
+
+Fixed curves: `Linear` (Ho et al. 2020, arXiv:2006.11239; Song et al.'s VP), Song et al.'s `SubVP` and
+`VE`, `Cosine` (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17), `Sqrt` (Li et al. 2022,
+arXiv:2205.14217, section 4.2). Adaptive ones make time uniform in *information*, the token cross-entropy
+C(gamma), measured during training: `Gumbel` (LangFlow, arXiv:2604.11748: C is H times a Gumbel
+distribution function) and `Warped` (Dieleman et al. 2022, arXiv:2211.15089, section 4.3: any monotone C,
+as a piecewise-linear function).
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -48,9 +55,34 @@ class Schedule(nn.Module, ABC):
         gamma = self.gamma(t)
         return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
 
+    def drift(self, t: Tensor) -> Tensor:
+        """f of equation (1), of the shape of `t`."""
+        return slope(lambda at: self(at)[0].log(), t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """g^2 of equation (1), of the shape of `t`."""
+        return self(t)[1].square() * slope(self.gamma, t)
+
+    def time(self, gamma: Tensor) -> Tensor:
+        """The time t of `gamma`, float64, of its shape; by bisection, for any curve."""
+        low = torch.zeros_like(gamma, dtype=torch.float64)
+        high = torch.ones_like(low)
+        for _ in range(30):
+            middle = (low + high) / 2
+            above = self.gamma(middle) > gamma
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + high) / 2
+
     def observe(self, t: Tensor, nll: Tensor) -> None:
         """Learn from the training loss `nll` (nats a token) at times `t`, both `(B,)`."""
         return
+
+
+def slope(curve: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """d curve / dt at every entry of `t`, float32."""
+    with torch.enable_grad():
+        at = t.detach().double().requires_grad_()
+        return torch.autograd.grad((curve(at) + 0 * at).sum(), at)[0].to(t.dtype)
 
 
 class Curve(Schedule):
@@ -65,10 +97,19 @@ class Curve(Schedule):
         """The curve's own time u at which alpha^2 has this value."""
 
     def gamma(self, t: Tensor) -> Tensor:
-        start = self.inverse(1 / (1 + math.exp(self.gamma_min)))
-        stop = self.inverse(1 / (1 + math.exp(self.gamma_max)))
-        alpha_bar = self.alpha_bar(start + (stop - start) * t.double())
-        return (torch.log1p(-alpha_bar) - alpha_bar.log()).float()
+        alpha_bar = self.along(t)
+        return (self.power * torch.log1p(-alpha_bar) - alpha_bar.log()).float()
+
+    power = 1  # sigma^2 = (1 - alpha^2)^power
+
+    def edge(self, gamma: float) -> float:
+        """alpha^2 at `gamma`."""
+        return 1 / (1 + math.exp(gamma))
+
+    def along(self, t: Tensor) -> Tensor:
+        """alpha^2 at `t`, float64."""
+        start, stop = self.inverse(self.edge(self.gamma_min)), self.inverse(self.edge(self.gamma_max))
+        return self.alpha_bar(start + (stop - start) * t.double())
 
 
 class Linear(Curve):
@@ -82,6 +123,31 @@ class Linear(Curve):
     def inverse(self, alpha_bar: float) -> float:
         slope, integral = self.high - self.low, -math.log(alpha_bar)
         return (math.sqrt(self.low**2 + 2 * slope * integral) - self.low) / slope
+
+
+class SubVP(Linear):
+    """beta as in `Linear`, sigma = 1 - alpha^2: less noise than where the variance is constant."""
+
+    power = 2
+
+    def edge(self, gamma: float) -> float:
+        ratio = math.exp(gamma / 2)  # (1 - alpha^2) / alpha
+        return ((math.sqrt(ratio**2 + 4) - ratio) / 2) ** 2
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha_bar = self.along(t)
+        return alpha_bar.sqrt().float(), (1 - alpha_bar).float()
+
+
+class VE(Schedule):
+    """alpha = 1, sigma geometric in time: NCSN's ladder (Song and Ermon 2019, arXiv:1907.05600)."""
+
+    def gamma(self, t: Tensor) -> Tensor:
+        return (self.gamma_min + (self.gamma_max - self.gamma_min) * t.double()).float()
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = (self.gamma(t) / 2).exp()
+        return torch.ones_like(sigma), sigma
 
 
 class Cosine(Curve):
@@ -238,6 +304,8 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "linear": Linear,
     "cosine": Cosine,
     "sqrt": Sqrt,
+    "subvp": SubVP,
+    "ve": VE,
     "gumbel": Gumbel,
     "warped": Warped,
 }

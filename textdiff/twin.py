@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from textdiff.config import Config, build
 from textdiff.denoiser import Encoder, bar_of
 from textdiff.diffusion import TextDiffusion
-from textdiff.model import Losses, Request, TextModel, Written, log_unigram
+from textdiff.model import Losses, Nats, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise
 from textdiff.sampler import precision
 from textdiff.tokenizer import Tokenizer
@@ -112,6 +112,13 @@ class Twin(TextModel):
             even = logits.logsumexp(-1) - logits[..., self.bar == 0].mean(-1)  # barred: 1e4 nats
             nll = (1 - smoothing) * nll + smoothing * even
         return Losses(nll, batch["mask"] & (self.bar[batch["ids"]] == 0))
+
+    @torch.no_grad()
+    def nats(self, batch: dict[str, Tensor], seed: int) -> Nats:
+        """Exact."""
+        losses = self.loss(batch, seed)
+        nats = (losses.nll * losses.mask).double().sum(1).cpu()
+        return Nats({"tokens": nats}, losses.mask.sum(1).cpu(), "exact")
 
     @torch.no_grad()
     def write(self, request: Request) -> Written:

@@ -7,14 +7,15 @@ arXiv:2107.03006).
 pi is where everything ends: the mask (`Masked`: absorbing diffusion, MDLM, Sahoo et al. 2024,
 arXiv:2406.07524), a random word (`Uniform`: multinomial diffusion, Hoogeboom et al. 2021,
 arXiv:2102.05379), or now and then a random word among masks (`MaskAndReplace`: VQ-Diffusion, Gu et al.
-2022, arXiv:2111.14822, with one schedule for both). k_t is alpha^2 of the schedule, stretched to reach
-both ends.
+2022, arXiv:2111.14822, with one schedule for both). k_t is sigmoid(-gamma) of the schedule, stretched to
+reach both ends.
 
 A state is `(B, L)` int64, the mask is number V. Product (2) has four terms, and a draw from it costs
 nothing of size V: the token stays, becomes the clean one, or is drawn from pi.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.noise import Noise, category
@@ -30,7 +31,7 @@ class Discrete(Process):
 
     Args:
         embedding: token table `(V, D)`, for what the network reads.
-        schedule: t -> alpha_t, sigma_t; alpha_t^2 is the probability to be kept.
+        schedule: its sigmoid(-gamma) is the probability to be kept.
         replace: share of noise that is a random word, 0 to 1; the rest is the mask.
     """
 
@@ -43,8 +44,8 @@ class Discrete(Process):
     def kept(self, t: Tensor) -> Tensor:
         """k_t, of the shape of `t`."""
         ends = torch.tensor([0.0, 1.0], device=t.device)
-        first, last = self.schedule(ends)[0].square()
-        return ((self.schedule(t)[0].square() - last) / (first - last)).clamp(0, 1)
+        first, last = torch.sigmoid(-self.schedule.gamma(ends))
+        return ((torch.sigmoid(-self.schedule.gamma(t)) - last) / (first - last)).clamp(0, 1)
 
     def pi(self, x_t: Tensor) -> Tensor:
         """pi(x_t), of the shape of `x_t`."""
@@ -69,6 +70,11 @@ class Discrete(Process):
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         stays = noise.uniform(x_0.shape) < self.kept(column(t, x_0))
         return torch.where(stays, x_0, self.draw(x_0.shape, noise))
+
+    def renoise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        k_s, k_t = self.kept(column(s, x_s)), self.kept(column(t, x_s))
+        stays = noise.uniform(x_s.shape) * k_s < k_t
+        return torch.where(stays, x_s, self.draw(x_s.shape, noise))
 
     def step(
         self,
@@ -95,6 +101,26 @@ class Discrete(Process):
         new = torch.where(u < stay + become, clean, self.draw(x_t.shape, noise))
         # a total of zero: the prediction denies what stands there, which cannot change any more
         return torch.where((u < stay) | (total == 0), x_t, new)
+
+    def divergence(self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        true = F.one_hot(ids, self.mask_id).to(probs)
+        true, model = self.posterior(x_t, true, t, s), self.posterior(x_t, probs, t, s)
+        return (torch.special.xlogy(true, true) - torch.special.xlogy(true, model)).sum(-1)
+
+    def prior_divergence(self, ids: Tensor) -> Tensor:
+        return torch.zeros(ids.shape, device=ids.device)
+
+    def posterior(self, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Equation (2) for a clean token drawn from `probs (B, L, V)`: p(x_s | x_t), `(B, L, V + 1)`."""
+        t, s = t.broadcast_to(x_t.shape)[..., None], s.broadcast_to(x_t.shape)[..., None]
+        k_t, k_s = self.kept(t), self.kept(s)
+        a = torch.where(k_s > 0, k_t / k_s.clamp(min=TINY), 1.0)
+        states = torch.arange(self.mask_id + 1, device=x_t.device)
+        pi = self.pi(states).to(probs)
+        here, pi_here = (x_t[..., None] == states).to(probs), self.pi(x_t)[..., None]
+        share = probs / (k_t * here[..., :-1] + (1 - k_t) * pi_here).clamp(min=TINY)
+        clean = k_s * F.pad(share, (0, 1)) + (1 - k_s) * pi * share.sum(-1, keepdim=True)
+        return (a * here + (1 - a) * pi_here) * clean
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         kept, pi = self.kept(column(t, x_t)), self.pi(x_t)

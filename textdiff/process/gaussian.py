@@ -53,11 +53,20 @@ class Gaussian(Process):
         return probs @ self.codebook()
 
     def prior(self, shape: tuple[int, int], noise: Noise) -> Tensor:
-        return noise.normal((*shape, self.state_width))
+        # of the variance at t = 1 of unit data: of N(0, I), but for schedules that let it grow
+        alpha, sigma = self.schedule(torch.ones((), device=self.embedding.weight.device))
+        return noise.normal((*shape, self.state_width)).mul_((alpha**2 + sigma**2).sqrt())
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         alpha, sigma = self.schedule(column(t, x_0))
         return alpha * x_0 + sigma * noise.normal(x_0.shape)
+
+    def renoise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        alpha_s, sigma_s = self.schedule(column(s, x_s))
+        alpha_t, sigma_t = self.schedule(column(t, x_s))
+        ratio = alpha_t / alpha_s
+        spread = (sigma_t**2 - (ratio * sigma_s) ** 2).clamp(min=0).sqrt()
+        return ratio * x_s + spread * noise.normal(x_s.shape)
 
     def score(self, x_t: Tensor, probs: Tensor, t: Tensor) -> Tensor:
         """grad log p(x_t), `(B, L, D)`, exact if `probs` are."""
@@ -92,6 +101,18 @@ class Gaussian(Process):
         old = sigma_s * (1 - fresh).sqrt() / sigma_t
         x_s = ((alpha_s - old * alpha_t) * x_0).addcmul_(x_t, old)
         return x_s.addcmul_(noise.normal(x_t.shape), sigma_s * fresh.sqrt()) if tau != 0 else x_s
+
+    def divergence(self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        # both steps have the posterior's variance (Kingma et al. 2021, eq. 12)
+        error = (self.encode(ids) - self.mean(probs)).square().sum(-1)
+        return 0.5 * ((-self.schedule.gamma(s)).exp() - (-self.schedule.gamma(t)).exp()) * error
+
+    def prior_divergence(self, ids: Tensor) -> Tensor:
+        alpha, sigma = self.schedule(torch.ones((), device=self.embedding.weight.device))
+        total = alpha**2 + sigma**2
+        square = self.encode(ids).square().sum(-1)
+        spread = sigma**2 / total
+        return 0.5 * (alpha**2 * square / total + self.state_width * (spread - 1 - spread.log()))
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         codebook = self.codebook()

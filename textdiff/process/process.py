@@ -78,6 +78,25 @@ class Process(nn.Module, ABC):
         """
 
     @abstractmethod
+    def renoise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """x_t ~ q(x_t | x_s) for t >= s: on with the noising."""
+
+    @abstractmethod
+    def divergence(self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """KL of q(x_s | x_t, ids) from the model's step p(x_s | x_t), nats `(B, L)`."""
+
+    @abstractmethod
+    def prior_divergence(self, ids: Tensor) -> Tensor:
+        """KL of q(x_1 | ids) from the prior, nats `(B, L)`."""
+
+    def mean(self, probs: Tensor) -> Tensor:
+        """Clean mean of a Gaussian process, `(B, L, D)` under `probs (B, L, V)`."""
+        raise ValueError(
+            f"{type(self).__name__} has no mean of clean states, which this sampler or score needs: "
+            "use the sampler ancestral or confidence"
+        )
+
+    @abstractmethod
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         """log q(x_t | token) for every token, `(B, L, V)`, up to a constant a position."""
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from textdiff.decoder import Decoder, one_hot
 from textdiff.noise import Noise
+from textdiff.schedule import Schedule
 from textdiff.transformer import Context
 
 
@@ -77,9 +78,9 @@ class Predict:
         x_t[self.known] = self.process.encode(self.ids[self.known]).to(x_t.dtype)
         return x_t
 
-    def times(self, t: Tensor) -> Tensor:
-        """Time of every token, `(B, L)`, at the global time `t`; 0 where given."""
-        return t * self.mask
+    def times(self, t: float | Tensor) -> Tensor:
+        """Time of every token, `(B, L)`, at the time `t`, of all or `(B, 1)` of each; 0 where given."""
+        return t * self.mask.float()
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Decoded probabilities `(B, L, V)` at the times `t (B, L)`."""
@@ -124,15 +125,20 @@ class Sampler:
 
     tau: float | None = None  # share of fresh noise; None = the posterior's
     shifts = True  # steps from a clean mean, which controls can move
+    gaussian = False  # needs a Gaussian process
+    cost = 1  # network evaluations a step
 
     def __init__(self, steps: int = 16) -> None:
         if steps < 1:
             raise ValueError(f"sampler: steps must be at least 1, not {steps}")
         self.steps = steps
 
-    def times(self, device: torch.device | None = None) -> Tensor:
-        """The grid 1 ... 0, `(steps + 1,)`; even in t, so the schedule places the noise levels."""
-        return torch.linspace(1, 0, self.steps + 1, device=device)
+    def times(self, schedule: Schedule) -> Tensor:
+        """The grid 1 ... 0; even in t, so the schedule places the noise levels.
+
+        The last prediction is made at the last but one of these times.
+        """
+        return torch.linspace(1, 0, (self.steps - 1) // self.cost + 2)
 
     def step(
         self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
@@ -150,7 +156,7 @@ class Sampler:
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         """The loop; returns the last decoded probabilities `(B, L, V)`."""
         x_t, history = x_1, []
-        times = [predict.times(t) for t in self.times(x_1.device)]
+        times = [predict.times(t) for t in self.times(predict.process.schedule).tolist()]
         for i, (t, s) in enumerate(pairwise(times[:-1])):
             x_s, history = self.step(predict, x_t, t, s, history)
             x_t = predict.clear(x_s)
@@ -170,7 +176,7 @@ class Sampler:
 class DDIM(Sampler):
     """Deterministic steps (Song et al. 2021, arXiv:2010.02502); Gaussian processes only."""
 
-    tau = 0.0
+    tau, gaussian = 0.0, True
 
 
 class Renoise(DDIM):
@@ -199,9 +205,8 @@ class Confidence(Sampler):
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         count = predict.mask.sum(1, keepdim=True)
         pace = count.clamp(1, self.steps)
-        start = self.times(x_1.device)[0]
         for i in range(1, self.steps + 1):
-            probs = predict(predict.clear(x_1), predict.times(start))
+            probs = predict(predict.clear(x_1), predict.times(1.0))
             left = (count * (1 - i / pace)).clamp(min=0).round()
             rank = self.sureness(predict).argsort(dim=1, descending=True, stable=True).argsort(1)
             leaving = predict.mask.sum(1, keepdim=True) - left
@@ -216,11 +221,3 @@ class Confidence(Sampler):
         sure = predict.latest.amax(-1).masked_fill(~predict.mask, -1.0)
         beside = F.max_pool1d(sure, 3, stride=1, padding=1)
         return torch.where(predict.mask & (beside > sure), sure * beside, sure)
-
-
-SAMPLERS: dict[str, type[Sampler]] = {
-    "confidence": Confidence,
-    "ancestral": Sampler,
-    "ddim": DDIM,
-    "renoise": Renoise,
-}

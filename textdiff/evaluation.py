@@ -1,0 +1,96 @@
+"""A trained model on a file of texts: likelihood, and texts beside references."""
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.data import TextData
+from textdiff.generation import generate_texts
+from textdiff.metrics import summarization_report
+from textdiff.model import Nats, TextModel
+
+
+def open_data(model: TextModel, file: str, **columns: str | int | None) -> TextData:
+    """A file read with the tokenizer and the lengths of a model.
+
+    Raises:
+        ValueError: a file that is missing or damaged, or whose columns do not suit the model.
+    """
+    config = model.config
+    prefix = config.max_source_length + 1 if config.conditioning == "prefix" else 0
+    data = TextData(
+        test_file=file,
+        max_source_length=config.max_source_length,
+        max_target_length=config.max_length - prefix,
+        source_prefix=config.source_prefix,
+        conditioning="prefix" if prefix else "cross",
+        **columns,
+    )
+    data.tokenizer = model.tokenizer
+    if data.layout != config.conditioning:
+        has, wants = ("texts alone", "texts with sources")[:: 1 if data.layout == "none" else -1]
+        raise ValueError(
+            f"{file}: it holds {has}, the model wants {wants}; name the columns by text_column "
+            "(given alone: texts alone) and summary_column"
+        )
+    data.setup("test")
+    return data
+
+
+def likelihood(
+    model: TextModel, data: TextData, *, seed: int = 0, progress: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Bits a token and a character of the test texts, their EOS included, and where they come from.
+
+    Args:
+        options: of the model's `nats`.
+
+    Returns:
+        `bits_per_token`, its `standard_error` over texts, `bits_per_character`, `parts` (bits a token),
+        `kind` ("exact" or the bound), `tokens`, `texts`.
+    """
+    loader = data.test_dataloader()
+    if progress:
+        from tqdm import tqdm
+
+        loader = tqdm(loader, desc="likelihood", unit="batch")
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    tokens, characters, found = [], 0, Nats({}, torch.zeros(0), "exact")
+    for batch in loader:
+        moved = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        found = model.nats(moved, seed, **options)
+        tokens.append(found.tokens)
+        for name, nats in found.parts.items():
+            parts[name].append(nats)
+        rows = [ids[own].tolist() for ids, own in zip(batch["ids"], batch["mask"], strict=True)]
+        characters += sum(map(len, model.tokenizer.decode(rows)))
+    count = torch.cat(tokens).double()
+    bits = {name: torch.cat(values) / math.log(2) for name, values in parts.items()}
+    whole = torch.stack(list(bits.values())).sum(0)
+    mean = float(whole.sum() / count.sum())
+    # of a ratio of sums over texts
+    error = (
+        float((whole - mean * count).std() * len(count) ** 0.5 / count.sum()) if len(count) > 1 else 0.0
+    )
+    return {
+        "bits_per_token": mean,
+        "standard_error": error,
+        "bits_per_character": float(whole.sum()) / max(characters, 1),
+        "parts": {name: float(value.sum() / count.sum()) for name, value in bits.items()},
+        "kind": found.kind,
+        "tokens": int(count.sum()),
+        "texts": len(count),
+    }
+
+
+def written(model: TextModel, data: TextData, **options: Any) -> dict[str, float]:
+    """ROUGE, BLEU and the like of texts written for the sources of the file."""
+    examples = data.examples("test")
+    if examples[0].source is None:
+        raise ValueError("rouge compares with references: give a file with sources, or use --metric nll")
+    sources = [example.source for example in examples]
+    made = generate_texts(model, sources, dtype="auto", **options)
+    return summarization_report(made.texts, [example.references for example in examples], sources)

@@ -1,0 +1,189 @@
+"""How likely a text is: nats that a diffusion model needs for it, never less than the truth.
+
+Tokens are the data and x_{1/T} the first latent (Kingma et al. 2021, arXiv:2107.00630, eq. 11):
+
+    -log p(w) <= KL(q(x_1 | w) | prior) + sum_{i=2..T} KL(q(x_s | x_t, w) | p(x_s | x_t))
+                 - log p(w | x_{1/T}),       t = i / T, s = (i - 1) / T                          (1)
+
+which is the ELBO of the ancestral sampler with T steps, for every process. Of T terms a few are computed,
+one from each of as many equal parts of time: an unbiased estimate.
+
+A model trained with given tokens also writes in any order (`Confidence`). For a random order,
+
+    -log p(w) <= E_k [n / (n - k) sum over open tokens of -log p(w_i | k given tokens)]           (2)
+
+with k even on 0 ... n - 1: the ELBO of masked diffusion (Shi et al. 2024, arXiv:2406.04329; Ou et al.
+2024, arXiv:2406.03736) for a denoiser that reads noise where that has masks, independent of the text.
+
+For a Gaussian process the density of the state is known to any precision (Song et al. 2021,
+arXiv:2011.13456, eq. 39). With y, u of `sampler/ode.py`,
+
+    log p(y_0) = log p(y_1) + integral of (N - tr d x_0_hat / d y) du                             (3)
+    -log p(w) <= E_q [log q(x_0 | w) - log p(x_0) - log r(w | x_0)]                               (4)
+
+where r is the network's reading of x_0. Densities themselves are never reported: they depend on the
+scale of the embeddings.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from textdiff.noise import Noise
+from textdiff.process import Process
+from textdiff.process.gaussian import column
+from textdiff.sampler import keep
+from textdiff.sampler.ode import integrate
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t (B, L), mask (B, L) -> logits (B, L, V)
+Parts = dict[str, Tensor]  # nats of every text, (B,), by where they come from
+
+
+def token_nats(logits: Tensor, ids: Tensor) -> Tensor:
+    """-log p(ids), `(B, L)`."""
+    return F.cross_entropy(logits.mT, ids, reduction="none")
+
+
+def total(nats: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the tokens of every text."""
+    return (nats * mask).double().sum(1)
+
+
+def strata(count: int, size: int, noise: Noise, rows: int) -> list[Tensor]:
+    """`size` whole numbers below `count`, one from each of as many equal parts, every `(B,)`."""
+    size = min(size, count)
+    edges = [count * i // size for i in range(size + 1)]
+    return [
+        low + (noise.uniform((rows,)) * (high - low)).long().clamp(max=high - low - 1)
+        for low, high in pairwise(edges)
+    ]
+
+
+@torch.no_grad()
+def diffusion_bound(
+    denoise: Denoise,
+    process: Process,
+    ids: Tensor,
+    mask: Tensor,
+    noise: Noise,
+    steps: int = 1000,
+    evaluations: int = 64,
+) -> Parts:
+    """The terms of (1): `prior`, `diffusion`, `reconstruction`.
+
+    Args:
+        denoise: the model, source and padding included.
+        ids: `(B, L)`. mask: `(B, L)`, True = tokens to pay for; all others are given.
+        noise: random streams of the batch.
+        steps: T. evaluations: terms that are computed of every text; all of them if not below T.
+    """
+    x_0 = process.encode(ids)
+    found = {name: torch.zeros(len(ids), dtype=torch.float64) for name in ("diffusion", "reconstruction")}
+    evaluations = min(evaluations, steps)
+    for part, index in enumerate(strata(steps, evaluations, noise, len(ids))):
+        index = index.to(ids.device)
+        t, s = ((index[:, None] + end) / steps * mask for end in (1, 0))
+        x_t = keep(mask, process.corrupt(x_0, t, noise), x_0)
+        logits = denoise(x_t, t, mask)
+        step = total(process.divergence(x_t, torch.softmax(logits, -1).float(), ids, t, s), mask)
+        last = total(token_nats(logits, ids), mask)
+        width = steps * (part + 1) // evaluations - steps * part // evaluations
+        found["diffusion"] += width * torch.where(index > 0, step, 0.0).cpu()
+        found["reconstruction"] += width * torch.where(index == 0, last, 0.0).cpu()
+    return {"prior": total(process.prior_divergence(ids), mask).cpu(), **found}
+
+
+@torch.no_grad()
+def order_bound(
+    denoise: Denoise, process: Process, ids: Tensor, mask: Tensor, noise: Noise, evaluations: int = 64
+) -> Parts:
+    """(2), as `order`; arguments of `diffusion_bound`."""
+    x_0, count = process.encode(ids), mask.sum(1)
+    found = torch.zeros(len(ids), dtype=torch.float64)
+    for i in range(evaluations):
+        share = (i + noise.uniform((len(ids),)).to(ids.device)) / evaluations
+        given = torch.minimum((share * count).long(), count - 1)
+        place = noise.uniform(mask.shape).to(ids.device).masked_fill(~mask, -1.0)
+        rank = place.argsort(1, descending=True).argsort(1)
+        open_ = mask & (rank >= given[:, None])
+        x_t = keep(open_, process.prior(ids.shape, noise), x_0)
+        nats = total(token_nats(denoise(x_t, open_.float(), open_), ids), open_)
+        found += (nats * count / (count - given) / evaluations).cpu()
+    return {"order": found}
+
+
+def ode_log_density(
+    denoise: Denoise,
+    process: Process,
+    x_0: Tensor,
+    mask: Tensor,
+    *,
+    probes: int | None = None,
+    noise: Noise | None = None,
+    tolerance: float = 1e-4,
+    most: int = 300,
+) -> Tensor:
+    """log p(x_0) by (3), nats `(B,)`, float64, of the states `x_0 (B, L, D)` at t = 0 where `mask`.
+
+    Args:
+        probes: random directions (Hutchinson) for the trace, which `noise` draws; None computes it
+            exactly, with a backward pass for every number of a state.
+    """
+    schedule, shape = process.schedule, x_0.shape
+    alpha_0, alpha_1 = (schedule(torch.tensor(t, device=x_0.device))[0].double() for t in (0.0, 1.0))
+    part = mask[..., None].expand(shape).flatten(1).double()
+    size = part.sum(1)
+    directions = list(torch.eye(part.shape[1], dtype=torch.float64, device=x_0.device)[:, None])
+    if probes is not None:
+        draws = [noise.normal(shape).sign().double().to(x_0.device).flatten(1) for _ in range(probes)]
+        directions = [draw / probes**0.5 for draw in draws]
+
+    def flow(u: Tensor, joint: Tensor) -> Tensor:
+        t = schedule.time(2 * u)[:, None].float() * mask
+        with torch.enable_grad():
+            y = joint[:, 1:].detach().requires_grad_()
+            x_t = keep(mask, (y.view(shape) * schedule(column(t, x_0))[0]).float(), x_0)
+            clean = (
+                process.mean(torch.softmax(denoise(x_t, t, mask), -1).float()).double().flatten(1) * part
+            )
+            trace = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+            for i, v in enumerate(directions):
+                more = i + 1 < len(directions)
+                (pull,) = torch.autograd.grad((clean * v).sum(), y, retain_graph=more)
+                trace += (pull * v * part).sum(1)
+        change = (y.detach() - clean.detach()) * part
+        return torch.cat([(size - trace)[:, None], change], 1)
+
+    y_0 = (x_0.double() / alpha_0).flatten(1)
+    start = torch.cat([torch.zeros(len(y_0), 1, dtype=torch.float64, device=y_0.device), y_0], 1)
+    ends = schedule.gamma_min / 2, schedule.gamma_max / 2
+    end = integrate(flow, start, *ends, tolerance, most)
+    alpha, sigma = (one.double() for one in schedule(torch.ones((), device=x_0.device)))
+    variance = alpha**2 + sigma**2
+    square = (end[:, 1:] * alpha_1).square() / variance + (2 * torch.pi * variance).log()
+    return end[:, 0] - 0.5 * (square * part).sum(1) + size * (alpha_1.log() - alpha_0.log())
+
+
+def ode_bound(
+    denoise: Denoise,
+    process: Process,
+    ids: Tensor,
+    mask: Tensor,
+    noise: Noise,
+    *,
+    probes: int | None = None,
+    tolerance: float = 1e-4,
+) -> Parts:
+    """(4), as `ode`, from one draw of x_0; arguments as above."""
+    clean, t = process.encode(ids), torch.zeros(ids.shape, device=ids.device)
+    alpha, sigma = process.schedule(torch.zeros((), device=ids.device))
+    with torch.no_grad():
+        x_0 = keep(mask, process.corrupt(clean, t, noise), clean)
+        read = total(token_nats(denoise(x_0, t, mask), ids), mask)
+    given = ((x_0 - alpha * clean) / sigma).square() + (2 * torch.pi * sigma**2).log()
+    log_q = -0.5 * total(given.sum(-1), mask)
+    log_p = ode_log_density(denoise, process, x_0, mask, probes=probes, noise=noise, tolerance=tolerance)
+    return {"ode": (log_q - log_p + read).cpu()}

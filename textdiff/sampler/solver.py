@@ -1,0 +1,211 @@
+"""Samplers from the differential equations of a Gaussian process (Song et al. 2021, arXiv:2011.13456).
+
+    reverse SDE      dx = (f x - g^2 score) dt + g dw                                            (1)
+    its ODE          dy / d rho = (y - x_0_hat) / rho,   y = x / alpha,   rho = sigma / alpha      (2)
+    Langevin         x <- x + a score + sqrt(2 a) z                                              (3)
+
+f and g^2 are the schedule's, score = (alpha x_0_hat - x) / sigma^2, x_0_hat is the mean clean point under
+the network's probabilities. (2) is the form of Karras et al. 2022 (arXiv:2206.00364, eq. 4), in which an
+Euler step is DDIM.
+
+Every class is one step. `steps` counts network evaluations: a step that needs two makes half as many.
+"""
+
+import torch
+from torch import Tensor
+
+from textdiff.process.gaussian import column
+from textdiff.sampler.sampler import Predict, Sampler
+from textdiff.schedule import Schedule
+
+TINY = 1e-12
+
+
+class Solver(Sampler):
+    """A sampler that reads the clean mean."""
+
+    gaussian = True
+
+    def clean(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
+        """Clean mean `(B, L, D)`, moved by controls."""
+        mean = predict.process.mean(predict(x_t, t))
+        return mean if predict.shift is None else mean + predict.shift
+
+    def score(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
+        """grad log p(x_t), `(B, L, D)`."""
+        alpha, sigma = predict.process.schedule(column(t, x_t))
+        return (alpha * self.clean(predict, x_t, t) - x_t) / sigma**2
+
+
+class EulerMaruyama(Solver):
+    """Euler steps of the reverse SDE (1): needs hundreds of them."""
+
+    def step(
+        self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        schedule, width = predict.process.schedule, column(t - s, x_t)
+        drift, diffusion = schedule.drift(column(t, x_t)), schedule.diffusion(column(t, x_t))
+        back = drift * x_t - diffusion * self.score(predict, x_t, t)
+        return x_t - width * back + (width * diffusion).sqrt() * predict.noise.normal(x_t.shape), history
+
+
+class PredictorCorrector(Solver):
+    """An ancestral step, then Langevin steps (3) at the new time (Song et al. 2021, algorithms 3 to 5).
+
+    The length a = 2 (snr |z| / |score|)^2 is every text's own; the authors' code takes means over a
+    batch, on which texts would then depend. Their factor alpha, for one kind of schedule, is left out.
+
+    Args:
+        steps: network evaluations, 1 + `corrections` a step.
+        corrections: Langevin steps. snr: r of the paper.
+    """
+
+    def __init__(self, steps: int = 16, *, corrections: int = 1, snr: float = 0.16) -> None:
+        super().__init__(steps)
+        if corrections < 1 or snr <= 0:
+            raise ValueError(
+                f"corrector: corrections must be at least 1 and snr positive, not {corrections}, {snr}"
+            )
+        self.corrections, self.snr, self.cost = corrections, snr, 1 + corrections
+
+    def step(
+        self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        x_s, history = super().step(predict, x_t, t, s, history)
+        for _ in range(self.corrections):
+            x_s = predict.clear(x_s)
+            score, noise = self.score(predict, x_s, s), predict.noise.normal(x_s.shape)
+            length = 2 * (self.snr * norm(noise, predict.mask) / norm(score, predict.mask)).square()
+            x_s = x_s + length * score + (2 * length).sqrt() * noise
+        return x_s, history
+
+
+def norm(x: Tensor, mask: Tensor) -> Tensor:
+    """Length of every text's vector where `mask`, `(B, 1, 1)` for `x (B, L, D)`."""
+    return (x * mask[..., None]).square().sum((1, 2), keepdim=True).sqrt().clamp(min=TINY)
+
+
+class AnnealedLangevin(Solver):
+    """NCSN: Langevin steps (3) at falling noise levels (Song and Ermon 2019, arXiv:1907.05600).
+
+    a = epsilon sigma^2: in the paper's words epsilon / sigma_L^2. The last prediction is its final
+    denoising (Jolicoeur-Martineau et al. 2021, arXiv:2009.05475).
+
+    Args:
+        steps: network evaluations, `repeats` a level.
+        repeats: steps at a level. epsilon: length of a step.
+    """
+
+    def __init__(self, steps: int = 16, *, repeats: int = 20, epsilon: float = 0.2) -> None:
+        super().__init__(steps)
+        if repeats < 1 or epsilon <= 0:
+            raise ValueError(
+                f"langevin: repeats must be at least 1 and epsilon positive, not {repeats}, {epsilon}"
+            )
+        self.repeats, self.epsilon = min(repeats, max(1, steps - 1)), epsilon
+        self.cost = self.repeats
+
+    def times(self, schedule: Schedule) -> Tensor:
+        """Levels from t = 1 to t = 0, where the last prediction is made."""
+        levels = torch.linspace(1, 0, max(1, (self.steps - 1) // self.cost))
+        return torch.cat([levels, torch.zeros(1 if self.steps == 1 else 2)])
+
+    def step(
+        self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        alpha_t, sigma_t = predict.process.schedule(column(t, x_t))
+        for _ in range(self.repeats):
+            score, noise = self.score(predict, x_t, t), predict.noise.normal(x_t.shape)
+            x_t = x_t + self.epsilon * sigma_t**2 * score + (2 * self.epsilon) ** 0.5 * sigma_t * noise
+            x_t = predict.clear(x_t)
+        return x_t * (predict.process.schedule(column(s, x_t))[0] / alpha_t), history
+
+
+class Heun(Solver):
+    """Second order steps of the ODE (2) (Karras et al. 2022, algorithm 1)."""
+
+    cost = 2
+
+    def step(
+        self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        alpha_t, sigma_t = predict.process.schedule(column(t, x_t))
+        alpha_s, sigma_s = predict.process.schedule(column(s, x_t))
+        y, rho_t, rho_s = x_t / alpha_t, sigma_t / alpha_t, sigma_s / alpha_s
+        first = (y - self.clean(predict, x_t, t)) / rho_t
+        guess = y + (rho_s - rho_t) * first
+        x_s = predict.clear(alpha_s * guess)
+        second = (x_s / alpha_s - self.clean(predict, x_s, s)) / rho_s
+        return alpha_s * (y + (rho_s - rho_t) * (first + second) / 2), history
+
+
+class DPMSolver(Solver):
+    """DPM-Solver++ with the predictions of the last steps (Lu et al. 2022, arXiv:2211.01095, 2M and 3M).
+
+    The grid is even in gamma. With lambda = -gamma / 2, h = lambda_s - lambda_t and differences D of the
+    clean mean over lambda,
+
+        x_s = sigma_s / sigma_t x_t - alpha_s ((e^-h - 1) x_0 - ((e^-h - 1) / h + 1) h D
+                                               + ((e^-h - 1 + h) / h^2 - 1/2) h^2 D')
+
+    Args:
+        steps: network evaluations, one a step. order: 1 (DDIM on that grid), 2 or 3.
+    """
+
+    def __init__(self, steps: int = 16, *, order: int = 2) -> None:
+        super().__init__(steps)
+        if order not in (1, 2, 3):
+            raise ValueError(f"dpm: order must be 1, 2 or 3, not {order}")
+        self.order = order
+
+    def times(self, schedule: Schedule) -> Tensor:
+        """Even in gamma."""
+        grid = torch.linspace(schedule.gamma_max, schedule.gamma_min, self.steps + 1)
+        times = schedule.time(grid.to(next(schedule.buffers(), grid).device)).cpu()
+        times[[0, -1]] = torch.tensor([1.0, 0.0]).to(times)
+        return times
+
+    def step(
+        self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        schedule, x_0 = predict.process.schedule, self.clean(predict, x_t, t)
+        (_, sigma_t), (alpha_s, sigma_s) = schedule(column(t, x_t)), schedule(column(s, x_t))
+        now, then = (-0.5 * schedule.gamma(column(time, x_t)) for time in (t, s))
+        h = (then - now).clamp(min=TINY)  # zero where given, and not used
+        decay = torch.expm1(-h)
+        x_s = sigma_s / sigma_t * x_t - alpha_s * decay * x_0
+        if self.order > 1 and history:
+            slopes = [(x_0 - history[0]) / (now - history[1]).clamp(min=TINY)]
+            if self.order == 3 and len(history) > 2:
+                older = (history[0] - history[2]) / (history[1] - history[3]).clamp(min=TINY)
+                bend = (slopes[0] - older) / (now - history[3]).clamp(min=TINY)
+                slopes[0] = slopes[0] + bend * (now - history[1])
+                x_s = x_s - alpha_s * ((decay + h) / h**2 - 0.5) * h**2 * bend
+            x_s = x_s + alpha_s * (decay / h + 1) * h * slopes[0]
+        return x_s, [x_0, now, *history[:2]]
+
+
+class Churn(Solver):
+    """Noise is added, then more of it taken away by DDIM (Karras et al. 2022, algorithm 2; ELF's gamma).
+
+    From t back to t + gamma (t - s), then down to s: errors of earlier steps are washed out, as by
+    `ancestral`, in an amount that can be chosen.
+
+    Args:
+        steps: network evaluations. gamma: 0 = DDIM; 1 to 2 where there are few steps.
+    """
+
+    def __init__(self, steps: int = 16, *, gamma: float = 1.0) -> None:
+        super().__init__(steps)
+        if gamma < 0:
+            raise ValueError(f"churn: gamma must not be negative, but is {gamma}")
+        self.gamma = gamma
+
+    def step(
+        self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        above = (t + self.gamma * (t - s)).clamp(max=1)
+        noisier = predict.clear(predict.process.renoise(x_t, t, above, predict.noise))
+        probs = predict(noisier, above)
+        moved = {} if predict.shift is None else {"shift": predict.shift}
+        return predict.process.step(noisier, probs, above, s, predict.noise, tau=0.0, **moved), history
