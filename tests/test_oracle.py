@@ -2,20 +2,15 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Self
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from textdiff.decoder import DECODERS
-from textdiff.noise import Noise
 from textdiff.process import PROCESSES, Gaussian, Process
-from textdiff.sampler import SAMPLERS, Predict
-from textdiff.schedule import Cosine
-from textdiff.testing import MarkovLanguage, OracleDenoiser
+from textdiff.sampler import SAMPLERS
+from textdiff.testing import MarkovLanguage, OneStream, OracleDenoiser, check_sampler, exact_process
 
 COUNT = 2500
 # Steps that bring each unbiased pair within the limits: the error falls as 1 / steps, and fresh noise
@@ -37,38 +32,16 @@ TRIPLES = [
 ]
 
 
-class OneStream(Noise):
-    """One generator for the whole batch: thousands of short texts, quickly."""
-
-    def __init__(self, seed: int, step: int = 0) -> None:
-        self.seed = seed
-        self.generator = np.random.default_rng([seed, step])
-
-    def at(self, step: int) -> Self:
-        return type(self)(self.seed, step)
-
-    def _draw(self, shape: Sequence[int], draw: Callable) -> Tensor:
-        return torch.from_numpy(draw(self.generator, tuple(shape)))
-
-
 def make_process(name: str, vocabulary: int = 6) -> Process:
-    embedding = nn.Embedding(vocabulary, 8)
-    torch.manual_seed(0)
-    nn.init.orthogonal_(embedding.weight)
-    return PROCESSES[name](embedding, Cosine())
+    return exact_process(name, vocabulary=vocabulary)
 
 
 def generate(process: str, sampler: str, decoder: str, ids: Tensor, mask: Tensor, steps: int) -> Tensor:
-    oracle = OracleDenoiser(make_process(process), MarkovLanguage())
-    valid = torch.ones_like(mask)
-    predict = Predict(oracle, DECODERS[decoder](), ids, mask, valid, None, OneStream(0))
-    return SAMPLERS[sampler](steps)(predict)
+    return check_sampler(process, SAMPLERS[sampler](steps), decoder, ids=ids, mask=mask).ids
 
 
 def from_scratch(process: str, sampler: str, decoder: str, count: int, steps: int) -> Tensor:
-    ids = torch.zeros(count, MarkovLanguage().length, dtype=torch.long)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    return generate(process, sampler, decoder, ids, mask, steps)
+    return check_sampler(process, SAMPLERS[sampler](steps), decoder, count).ids
 
 
 def everything(vocabulary: int, length: int) -> Tensor:

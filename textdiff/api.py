@@ -62,7 +62,8 @@ def generate(
         return_dict: give a `Generation` (ids, candidates, trajectory, NFE, seconds), not a list.
         options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`,
             `dtype`, `trajectory`, `progress`, `gap` of `generate_texts`; `steps`, `sampler`, `decoder`,
-            `temperature`, `guidance_scale` of diffusion models; `decoding` of autoregressive ones.
+            `temperature`, `guidance_scale`, `given` (conditional, replace, repaint) of diffusion models;
+            `decoding` of autoregressive ones.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
@@ -177,6 +178,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--sources", help="file of one source per line, for models trained with them")
     sub.add_argument("--gap", default=GAP, help="what stands for missing words")
     sub.add_argument("--gap_length", type=int, help="tokens for every gap; default: as predicted")
+    sub.add_argument("--given", help="how words are given: conditional (exact), replace, repaint")
     add_common(sub)
     return top
 

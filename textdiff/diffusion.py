@@ -29,7 +29,16 @@ from textdiff.model import Losses, Nats, Request, TextModel, Written, log_unigra
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
 from textdiff.process import PROCESSES
-from textdiff.sampler import SAMPLERS, Predict, Sampler, keep, precision
+from textdiff.sampler import (
+    GIVEN,
+    SAMPLERS,
+    Predict,
+    Replacing,
+    Resampling,
+    Sampler,
+    keep,
+    precision,
+)
 from textdiff.schedule import SCHEDULES
 from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context
@@ -56,6 +65,18 @@ def join(parts: list[Losses], parameters: list[Tensor]) -> Losses:
     )
 
 
+def check_given(given: str, options: dict[str, Any]) -> None:
+    """Refuse what cannot go together with tokens that are given in another way."""
+    if given not in GIVEN:
+        raise ValueError(f"unknown given {given!r}; choose one of: {', '.join(GIVEN)}")
+    if given == "conditional":
+        return
+    if named(options.get("sampler", "ancestral"))["name"] in ("confidence", "ode", "dpm"):
+        raise ValueError(f"given={given} is for samplers that step by themselves, such as ancestral")
+    if options.get("block_length") is not None or options.get("controls"):
+        raise ValueError(f"given={given} knows no block_length and no controls; leave them out")
+
+
 def spread(ids: list[int], count: int) -> list[int]:
     """`ids` with `count` open places: evenly in its gaps, or at its end if it has none."""
     gaps = ids.count(OPEN)
@@ -75,7 +96,16 @@ class TextDiffusion(TextModel):
 
     system = "diffusion"
     options = frozenset(
-        {"steps", "sampler", "decoder", "temperature", "guidance_scale", "block_length", "controls"}
+        {
+            "steps",
+            "sampler",
+            "decoder",
+            "temperature",
+            "guidance_scale",
+            "block_length",
+            "controls",
+            "given",
+        }
     )
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
@@ -267,7 +297,13 @@ class TextDiffusion(TextModel):
     @torch.no_grad()
     def write(self, request: Request) -> Written:
         options = request.options
-        sampler = build(SAMPLERS, options.get("sampler", "confidence"), options.get("steps", 16))
+        given = options.get("given", "conditional")
+        usual = "confidence" if given == "conditional" else "ancestral"
+        sampler = build(SAMPLERS, options.get("sampler", usual), options.get("steps", 16))
+        kind = Predict if given == "conditional" else Replacing
+        if given == "repaint":
+            sampler = Resampling(sampler)
+        check_given(given, options)
         # the likeliest answer to a source; drawn from nothing, or where a temperature is asked for
         drawn = self.config.conditioning == "none" or "temperature" in options
         usual = "sample" if drawn else "softmax"
@@ -286,7 +322,7 @@ class TextDiffusion(TextModel):
         frames: list[Tensor] = []
         watch = frames.append if request.watch else None
         inputs = (ids, mask, valid, context, noise, request.dtype)
-        predict = Predict(denoiser, decoder, *inputs, watch=watch)
+        predict = kind(denoiser, decoder, *inputs, watch=watch)
         out = request.cut(sampler(predict), valid)
         return Written(out, predict.evaluations, [request.cut(frame, valid) for frame in frames])
 

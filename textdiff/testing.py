@@ -8,16 +8,31 @@ given the words, so a noisy text is a hidden Markov model with emissions q(x_t[i
     p(w_i = v | x_t) proportional to a_i(v) b_i(v)
 
 gives the exact posterior of every word. A sampler that steps with it must return texts of the language:
-whatever is left of bigram error or of |NLL - entropy| is the sampler's own.
+whatever is left of bigram error or of |NLL - entropy| is the sampler's own. To check a new one:
+
+    from textdiff.testing import check_sampler
+
+    check = check_sampler("embedding", MySampler(60), decoder="sample")
+    assert check.distance < 0.03 and abs(check.excess) < 0.04
 
 Legend: B batch, L length, V vocabulary. Everything in float64.
 """
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textdiff.process import Process
+from textdiff.decoder import DECODERS
+from textdiff.noise import Noise
+from textdiff.process import PROCESSES, Process
+from textdiff.sampler import Predict, Sampler
+from textdiff.schedule import Cosine, Schedule
 from textdiff.transformer import Context
 
 HIDDEN = -1e4  # log probability of words that a given position rules out: finite, yet exp is 0
@@ -64,6 +79,13 @@ class MarkovLanguage:
         """log p of texts `(B, L)`, nats, `(B,)`."""
         steps = self.transition.log()[ids[:, :-1], ids[:, 1:]]
         return self.initial.log()[ids[:, 0]] + steps.sum(1)
+
+    def log_evidence(self, emissions: Tensor) -> Tensor:
+        """log of the sum over all texts of p(text) times its emissions, `(B,)`, of log `emissions`."""
+        forward = emissions[:, 0].double() + self.initial.log()
+        for emission in emissions[:, 1:].double().unbind(1):
+            forward = emission + log_multiply(forward, self.transition)
+        return forward.logsumexp(-1)
 
     def log_posterior(self, emissions: Tensor, before: Tensor | None = None) -> Tensor:
         """log p(w_i | all emissions), `(B, L, V)`, of log `emissions (B, L, V)`.
@@ -138,3 +160,78 @@ class OracleDenoiser(nn.Module):
         known = HIDDEN * (self.process.round(x_t)[..., None] != words).double()
         emissions = torch.where(mask[..., None], emissions, known)
         return self.language.log_posterior(emissions * valid[..., None], past)
+
+
+class OneStream(Noise):
+    """One generator for the whole batch: thousands of short texts, quickly."""
+
+    def __init__(self, seed: int, step: int = 0) -> None:
+        self.seed = seed
+        self.generator = np.random.default_rng([seed, step])
+
+    def at(self, step: int) -> Self:
+        return type(self)(self.seed, step)
+
+    def _draw(self, shape: Sequence[int], draw: Callable) -> Tensor:
+        return torch.from_numpy(draw(self.generator, tuple(shape)))
+
+
+def exact_process(
+    name: str, schedule: Schedule | None = None, vocabulary: int = 6, width: int = 8
+) -> Process:
+    """A process whose embeddings stand at right angles."""
+    torch.manual_seed(0)
+    embedding = nn.Embedding(vocabulary, width)
+    nn.init.orthogonal_(embedding.weight)
+    return PROCESSES[name](embedding, schedule or Cosine()).requires_grad_(False)
+
+
+def gaussian_evidence(process: Process, x_t: Tensor, t: float) -> Tensor:
+    """log q(x_t | token) of a Gaussian process with all constants, `(B, L, V)` float64."""
+    alpha, sigma = (one.double() for one in process.schedule(torch.tensor(t)))
+    square = (x_t.double()[:, :, None] - alpha * process.codebook().double()).square().sum(-1)
+    return -0.5 * (square / sigma**2 + x_t.shape[-1] * (2 * torch.pi * sigma**2).log())
+
+
+@dataclass
+class Check:
+    """What a sampler made of the exact denoiser.
+
+    Attributes:
+        ids: `(N, L)`. evaluations: network calls.
+        distance: total variation of bigrams. excess: bits a token above the entropy.
+    """
+
+    ids: Tensor
+    evaluations: int
+    distance: float
+    excess: float
+
+
+def check_sampler(
+    process: str | Process,
+    sampler: Sampler,
+    decoder: str = "softmax",
+    count: int = 2500,
+    seed: int = 0,
+    ids: Tensor | None = None,
+    mask: Tensor | None = None,
+    kind: type[Predict] = Predict,
+    **options: float,
+) -> Check:
+    """Sample texts with the exact denoiser of `MarkovLanguage()`.
+
+    Args:
+        process: of `exact_process`, or its name.
+        count: texts. ids, mask: `(N, L)` texts with what is given, instead.
+        kind, options: of the prediction.
+    """
+    language = MarkovLanguage()
+    whole = torch.ones(count if ids is None else len(ids), language.length, dtype=torch.bool)
+    ids = whole.long() * 0 if ids is None else ids
+    oracle = OracleDenoiser(exact_process(process) if isinstance(process, str) else process, language)
+    open_ = whole if mask is None else mask
+    predict = kind(oracle, DECODERS[decoder](), ids, open_, whole, None, OneStream(seed), **options)
+    made = sampler(predict)
+    excess = language.excess(made) / math.log(2)
+    return Check(made, predict.evaluations, language.bigram_distance(made), excess)

@@ -102,6 +102,10 @@ class Discrete(Process):
         # a total of zero: the prediction denies what stands there, which cannot change any more
         return torch.where((u < stay) | (total == 0), x_t, new)
 
+    def taken(self, ids: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        # random words are mistakes already
+        return ids.clone() if self.replace else super().taken(ids, t, noise)
+
     def divergence(self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor) -> Tensor:
         true = F.one_hot(ids, self.mask_id).to(probs)
         true, model = self.posterior(x_t, true, t, s), self.posterior(x_t, probs, t, s)

@@ -28,6 +28,8 @@ def column(t: Tensor, like: Tensor) -> Tensor:
 class Gaussian(Process):
     """The algebra shared by all Gaussian processes; a subclass gives the codebook."""
 
+    gaussian = True
+
     @property
     def feature_width(self) -> int:
         return self.embedding.embedding_dim + self.state_width

@@ -22,10 +22,14 @@ from textdiff.schedule import Schedule
 class Process(nn.Module, ABC):
     """What noisy text is.
 
+    `gaussian` says whether it has the `mean` and `score` of `process/gaussian.py`.
+
     Args:
         embedding: token table `(V, D)`, shared with the network.
         schedule: t -> alpha_t, sigma_t.
     """
+
+    gaussian = False
 
     def __init__(self, embedding: nn.Embedding, schedule: Schedule) -> None:
         super().__init__()
@@ -81,6 +85,10 @@ class Process(nn.Module, ABC):
     def renoise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """x_t ~ q(x_t | x_s) for t >= s: on with the noising."""
 
+    def taken(self, ids: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """State at `t` of a text with mistakes, which more noise hides from a process on other states."""
+        return self.corrupt(self.encode(ids), t, noise)
+
     @abstractmethod
     def divergence(self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """KL of q(x_s | x_t, ids) from the model's step p(x_s | x_t), nats `(B, L)`."""
@@ -88,13 +96,6 @@ class Process(nn.Module, ABC):
     @abstractmethod
     def prior_divergence(self, ids: Tensor) -> Tensor:
         """KL of q(x_1 | ids) from the prior, nats `(B, L)`."""
-
-    def mean(self, probs: Tensor) -> Tensor:
-        """Clean mean of a Gaussian process, `(B, L, D)` under `probs (B, L, V)`."""
-        raise ValueError(
-            f"{type(self).__name__} has no mean of clean states, which this sampler or score needs: "
-            "use the sampler ancestral or confidence"
-        )
 
     @abstractmethod
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Samplers: one loop from noise to text, and how it steps."""
 
+from textdiff.sampler.given import GIVEN, Replacing, Resampling
 from textdiff.sampler.ode import ODE
 from textdiff.sampler.sampler import DDIM, Confidence, Predict, Renoise, Sampler, keep, precision
 from textdiff.sampler.solver import (
@@ -27,6 +28,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 __all__ = [
     "DDIM",
+    "GIVEN",
     "ODE",
     "SAMPLERS",
     "AnnealedLangevin",
@@ -38,6 +40,8 @@ __all__ = [
     "Predict",
     "PredictorCorrector",
     "Renoise",
+    "Replacing",
+    "Resampling",
     "Sampler",
     "keep",
     "precision",

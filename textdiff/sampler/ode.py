@@ -77,13 +77,13 @@ class ODE(Solver):
 
         def flow(u: Tensor, y: Tensor) -> Tensor:
             t = predict.times(schedule.time(2 * u)[:, None].float())
-            x_t = predict.clear((y.view_as(x_1) * schedule(column(t, x_1))[0]).float())
+            x_t = predict.clear((y.view_as(x_1) * schedule(column(t, x_1))[0]).float(), t)
             change = y.view_as(x_1) - self.clean(predict, x_t, t)
             return (change * predict.mask[..., None]).flatten(1)
 
         ends = schedule.gamma_max / 2, schedule.gamma_min / 2
         y = integrate(flow, (x_1 / alpha_1).double().flatten(1), *ends, self.tolerance, self.most)
-        x_0 = predict.clear((y.view_as(x_1) * alpha_0).float())
-        probs = predict(x_0, predict.times(0.0))
+        end = predict.times(0.0)
+        probs = predict(predict.clear((y.view_as(x_1) * alpha_0).float(), end), end)
         predict.advance(1)
         return probs

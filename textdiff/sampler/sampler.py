@@ -45,6 +45,7 @@ class Predict:
         noise: random streams of the batch.
         dtype: precision inside the denoiser.
         watch: called with the argmax ids `(B, L)` of every prediction.
+        start: time at which `ids` are the text as it is, to be repaired where `mask`; 1 = from noise.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Predict:
         noise: Noise,
         dtype: torch.dtype = torch.float32,
         watch: Callable[[Tensor], None] | None = None,
+        start: float = 1.0,
     ) -> None:
         self.denoiser, self.decoder, self.process = denoiser, decoder, denoiser.process
-        self.valid, self.context = valid, context
+        self.valid, self.context, self.start = valid, context, start
         self.noise, self.dtype, self.watch = noise, dtype, watch
         self.hold(ids, mask)
         self.previous: Tensor | None = None
@@ -73,8 +75,8 @@ class Predict:
         self.ids, self.mask = ids, mask
         self.known = (~mask).nonzero(as_tuple=True)
 
-    def clear(self, x_t: Tensor) -> Tensor:
-        """`x_t` with the clean states of given tokens, in place: a simplex is too large to hold twice."""
+    def clear(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """`x_t` at `t (B, L)` with given tokens clean, in place: a simplex is too large to hold twice."""
         x_t[self.known] = self.process.encode(self.ids[self.known]).to(x_t.dtype)
         return x_t
 
@@ -107,6 +109,17 @@ class Predict:
         """From now on the tokens `chosen (B, L)` are given as in `ids (B, L)`."""
         self.hold(torch.where(chosen, ids, self.ids), self.mask & ~chosen)
         self.settle(self.latest)
+
+    def first(self) -> Tensor:
+        """The state to start from."""
+        t = self.times(self.start)
+        if self.start < 1:
+            return self.clear(self.process.taken(self.ids, t, self.noise), t)
+        return self.clear(self.process.prior(self.ids.shape, self.noise), t)
+
+    def answer(self, probs: Tensor) -> Tensor:
+        """The text `(B, L)` of the last `probs`."""
+        return keep(self.mask, probs.argmax(-1), self.ids)
 
     def advance(self, step: int) -> None:
         """End of a step: its last raw prediction conditions the next one, with fresh noise."""
@@ -156,10 +169,10 @@ class Sampler:
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         """The loop; returns the last decoded probabilities `(B, L, V)`."""
         x_t, history = x_1, []
-        times = [predict.times(t) for t in self.times(predict.process.schedule).tolist()]
+        times = [predict.times(predict.start * t) for t in self.times(predict.process.schedule).tolist()]
         for i, (t, s) in enumerate(pairwise(times[:-1])):
             x_s, history = self.step(predict, x_t, t, s, history)
-            x_t = predict.clear(x_s)
+            x_t = predict.clear(x_s, s)
             predict.advance(i + 1)
         probs = predict(x_t, times[-2])
         predict.advance(self.steps)
@@ -168,9 +181,13 @@ class Sampler:
     @torch.no_grad()
     def __call__(self, predict: Predict) -> Tensor:
         """ids `(B, L)`: the given tokens and the generated ones."""
-        prior = predict.process.prior(predict.ids.shape, predict.noise)
-        probs = self.solve(predict, predict.clear(prior))
-        return keep(predict.mask, probs.argmax(-1), predict.ids)
+        if self.gaussian and not predict.process.gaussian:
+            name = type(predict.process).__name__
+            raise ValueError(
+                f"{type(self).__name__} follows the equations of a Gaussian process, which {name} has not: "
+                "use the sampler ancestral or confidence"
+            )
+        return predict.answer(self.solve(predict, predict.first()))
 
 
 class DDIM(Sampler):
@@ -206,7 +223,8 @@ class Confidence(Sampler):
         count = predict.mask.sum(1, keepdim=True)
         pace = count.clamp(1, self.steps)
         for i in range(1, self.steps + 1):
-            probs = predict(predict.clear(x_1), predict.times(1.0))
+            start = predict.times(1.0)
+            probs = predict(predict.clear(x_1, start), start)
             left = (count * (1 - i / pace)).clamp(min=0).round()
             rank = self.sureness(predict).argsort(dim=1, descending=True, stable=True).argsort(1)
             leaving = predict.mask.sum(1, keepdim=True) - left

@@ -73,7 +73,7 @@ class PredictorCorrector(Solver):
     ) -> tuple[Tensor, list[Tensor]]:
         x_s, history = super().step(predict, x_t, t, s, history)
         for _ in range(self.corrections):
-            x_s = predict.clear(x_s)
+            x_s = predict.clear(x_s, s)
             score, noise = self.score(predict, x_s, s), predict.noise.normal(x_s.shape)
             length = 2 * (self.snr * norm(noise, predict.mask) / norm(score, predict.mask)).square()
             x_s = x_s + length * score + (2 * length).sqrt() * noise
@@ -117,7 +117,7 @@ class AnnealedLangevin(Solver):
         for _ in range(self.repeats):
             score, noise = self.score(predict, x_t, t), predict.noise.normal(x_t.shape)
             x_t = x_t + self.epsilon * sigma_t**2 * score + (2 * self.epsilon) ** 0.5 * sigma_t * noise
-            x_t = predict.clear(x_t)
+            x_t = predict.clear(x_t, t)
         return x_t * (predict.process.schedule(column(s, x_t))[0] / alpha_t), history
 
 
@@ -134,7 +134,7 @@ class Heun(Solver):
         y, rho_t, rho_s = x_t / alpha_t, sigma_t / alpha_t, sigma_s / alpha_s
         first = (y - self.clean(predict, x_t, t)) / rho_t
         guess = y + (rho_s - rho_t) * first
-        x_s = predict.clear(alpha_s * guess)
+        x_s = predict.clear(alpha_s * guess, s)
         second = (x_s / alpha_s - self.clean(predict, x_s, s)) / rho_s
         return alpha_s * (y + (rho_s - rho_t) * (first + second) / 2), history
 
@@ -205,7 +205,7 @@ class Churn(Solver):
         self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         above = (t + self.gamma * (t - s)).clamp(max=1)
-        noisier = predict.clear(predict.process.renoise(x_t, t, above, predict.noise))
+        noisier = predict.clear(predict.process.renoise(x_t, t, above, predict.noise), above)
         probs = predict(noisier, above)
         moved = {} if predict.shift is None else {"shift": predict.shift}
         return predict.process.step(noisier, probs, above, s, predict.noise, tau=0.0, **moved), history

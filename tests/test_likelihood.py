@@ -1,0 +1,100 @@
+"""Bounds and densities against exact probabilities; more of them in `test_oracle_table.py`."""
+
+import math
+
+import pytest
+import torch
+
+from textdiff.likelihood import diffusion_bound, ode_log_density, order_bound, strata
+from textdiff.noise import Noise
+from textdiff.process import PROCESSES
+from textdiff.sampler.ode import integrate
+from textdiff.testing import MarkovLanguage, OneStream, OracleDenoiser, exact_process, gaussian_evidence
+
+LANGUAGE = MarkovLanguage()
+
+
+def denoise_of(process):
+    oracle = OracleDenoiser(process, LANGUAGE)
+    return lambda x_t, t, mask: oracle(x_t, t, mask=mask, valid=torch.ones_like(mask))
+
+
+@pytest.mark.parametrize("evaluations", [1, 3, 7, 10, 12])
+def test_strata_cover_all_numbers_once(evaluations):
+    parts = strata(10, evaluations, Noise(0, range(3000)), 3000)
+    assert len(parts) == min(evaluations, 10)
+    seen = torch.stack(parts)
+    low = torch.tensor([10 * i // len(parts) for i in range(len(parts))])
+    high = torch.tensor([10 * (i + 1) // len(parts) for i in range(len(parts))])
+    assert (seen >= low[:, None]).all() and (seen < high[:, None]).all()
+    for part, start, stop in zip(seen, low, high, strict=True):
+        share = torch.bincount(part, minlength=10)[start:stop] / 3000
+        assert share == pytest.approx(1 / (stop - start).item(), abs=0.05)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_few_terms_estimate_all_of_them(name):
+    process, ids = exact_process(name), LANGUAGE.sample(600, seed=1)
+    known = denoise_of(process), process, ids, torch.ones_like(ids, dtype=torch.bool)
+    whole = sum(diffusion_bound(*known, OneStream(0), 20, 20).values())
+    some = sum(diffusion_bound(*known, OneStream(1), 20, 5).values())
+    error = ((whole.var() + some.var()) / len(ids)).sqrt()
+    assert abs(whole.mean() - some.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_only_open_tokens_are_paid_for(name):
+    """Given the last four words, all bounds are of p(first four | last four)."""
+    process, ids = exact_process(name), LANGUAGE.sample(1500, seed=3)
+    mask = torch.arange(8).expand(ids.shape) < 4
+    known = torch.full((*ids.shape, 6), -1e4).double().scatter(2, ids[..., None], 0.0)
+    open_ = torch.where(mask[..., None], torch.zeros_like(known), known)
+    exact = LANGUAGE.log_evidence(open_) - LANGUAGE.log_prob(ids)
+    order = order_bound(denoise_of(process), process, ids, mask, OneStream(0), 16)["order"]
+    steps = sum(diffusion_bound(denoise_of(process), process, ids, mask, OneStream(0), 400, 32).values())
+    for nats, limit in ((order, 0.06), (steps, 0.3)):
+        gap, error = (nats - exact).mean(), (nats - exact).std() / len(ids) ** 0.5
+        assert -4 * error < gap < limit + 4 * error
+
+
+def test_the_density_integrates_what_padding_and_given_numbers_leave():
+    """A closed position changes nothing but the evidence it gives: here none is left of it."""
+    process, ids = exact_process("embedding"), LANGUAGE.sample(3, seed=4)
+    x_0 = process.corrupt(process.encode(ids), torch.zeros(ids.shape), OneStream(0))
+    whole = torch.ones_like(ids, dtype=torch.bool)
+    one = ode_log_density(denoise_of(process), process, x_0, whole, probes=2, noise=OneStream(1))
+    two = ode_log_density(denoise_of(process), process, x_0, whole, probes=2, noise=OneStream(1))
+    assert torch.equal(one, two)
+    exact = LANGUAGE.log_evidence(gaussian_evidence(process, x_0, 0.0))
+    assert one == pytest.approx(exact, abs=25.0)
+
+
+def test_every_row_is_solved_by_itself():
+    def flow(u, y):
+        return -y * torch.arange(1, 1 + len(y))[:, None] * rates
+
+    rates = torch.tensor([1.0, 4.0]).double()
+    y = torch.ones(5, 2).double()
+    together = integrate(flow, y, 0.0, 1.0, 1e-6, 200)
+    assert together == pytest.approx(torch.exp(-torch.arange(1, 6)[:, None] * rates), abs=1e-5)
+
+
+def test_a_tolerance_out_of_reach_is_refused():
+    with pytest.raises(ValueError, match=r"tolerance of 1e-08 is not reached in 2 steps"):
+        integrate(
+            lambda u, y: 50 * torch.cos(50 * u)[:, None] + 0 * y,
+            torch.zeros(2, 1).double(),
+            0,
+            9,
+            1e-8,
+            2,
+        )
+
+
+def test_bits_are_the_language_entropy():
+    ids = LANGUAGE.sample(3000, seed=5)
+    process = exact_process("masked")
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    nats = order_bound(denoise_of(process), process, ids, mask, OneStream(0), 8)["order"]
+    bits = float(nats.mean()) / 8 / math.log(2)
+    assert bits == pytest.approx(LANGUAGE.entropy() / math.log(2), abs=0.03)

@@ -1,0 +1,149 @@
+"""Orders of convergence, agreement with `diffusers`, and what each solver refuses."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler
+
+from textdiff.config import build
+from textdiff.decoder import DECODERS
+from textdiff.process import PROCESSES
+from textdiff.sampler import SAMPLERS, Predict, PredictorCorrector
+from textdiff.schedule import SCHEDULES
+from textdiff.testing import MarkovLanguage, OneStream, OracleDenoiser, check_sampler, exact_process
+
+IDS = torch.zeros(12, 8, dtype=torch.long)
+WHOLE = torch.ones_like(IDS, dtype=torch.bool)
+
+
+def make_predict(schedule="cosine"):
+    process = exact_process("embedding", SCHEDULES[schedule](-2.0, 3.0)).double()
+    oracle = OracleDenoiser(process, MarkovLanguage())
+
+    class Exact(Predict):
+        def __call__(self, x_t, t):
+            self.evaluations, self.shift = self.evaluations + 1, None
+            logits = oracle(x_t, t, mask=self.mask, valid=self.valid)
+            return torch.softmax(logits, -1)
+
+    return Exact(oracle, DECODERS["softmax"](), IDS, WHOLE, WHOLE, None, OneStream(0))
+
+
+def final_state(sampler, schedule="cosine"):
+    """The state at t = 0, from the same noise."""
+    predict = make_predict(schedule)
+    x_t, history = OneStream(5).normal((*IDS.shape, 8)).double(), []
+    times = sampler.times(predict.process.schedule).double().tolist()
+    for t, s in pairwise(times):
+        x_t, history = sampler.step(predict, x_t, t * WHOLE.double(), s * WHOLE.double(), history)
+    return x_t
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [
+        ("ddim", {}, 1),
+        ("heun", {}, 2),
+        ("dpm", {"order": 1}, 1),
+        ("dpm", {"order": 2}, 2),
+        ("dpm", {"order": 3}, 3),
+    ],
+)
+def test_order_of_convergence(name, options, order):
+    """Twice the steps, 2 ** order times less error; measured where float32 schedules do not show.
+
+    Three predictions back begin with a step of first and one of second order, which lasts.
+    """
+    exact = final_state(SAMPLERS["dpm"](1500, order=3))
+
+    def error(steps):
+        return float((final_state(SAMPLERS[name](steps, **options)) - exact).square().mean().sqrt())
+
+    few = {1: 40, 2: 24, 3: 12}[order] * SAMPLERS[name].cost
+    rate = math.log2(error(few) / error(2 * few))
+    assert order - (0.35 if order < 3 else 0.7) < rate < order + 0.9, rate
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_dpm_solver_equals_that_of_diffusers(order):
+    steps, predict = 9, make_predict()
+    sampler, schedule = SAMPLERS["dpm"](steps, order=order), predict.process.schedule
+    x_t = OneStream(5).normal((*IDS.shape, 8)).double()
+    times = sampler.times(schedule).double()
+    other = DPMSolverMultistepScheduler(
+        solver_order=order,
+        prediction_type="sample",
+        solver_type="heun",
+        lower_order_final=False,
+        final_sigmas_type="sigma_min",
+    )
+    other.set_timesteps(steps)
+    other.sigmas = (schedule.gamma(times).double() / 2).exp()
+    theirs, ours, history = x_t, x_t, []
+    for i, (t, s) in enumerate(pairwise(times.tolist())):
+        at = t * WHOLE.double()
+        clean = predict.process.mean(predict(theirs, at))
+        theirs = other.step(clean, other.timesteps[i], theirs).prev_sample
+        ours, history = sampler.step(predict, ours, at, s * WHOLE.double(), history)
+        assert torch.allclose(theirs.double(), ours, atol=2e-5), (i, (theirs - ours).abs().max())
+
+
+def test_solvers_of_one_ode_agree():
+    few = {"ode": 600, "heun": 201, "dpm": 100, "ddim": 600}
+    made = {name: check_sampler("embedding", SAMPLERS[name](n), count=300).ids for name, n in few.items()}
+    for name in few:
+        assert (made[name] == made["ode"]).double().mean() > 0.97, name
+
+
+def test_corrections_are_of_every_text_by_itself():
+    """The length of a Langevin step upstream is a mean over the batch."""
+    predict = make_predict()
+    x_t = OneStream(5).normal((*IDS.shape, 8)).double()
+    x_t[1:] *= 30  # would dominate a mean of norms
+    t, s = 0.6 * WHOLE.double(), 0.5 * WHOLE.double()
+
+    def step(rows):
+        predict.hold(IDS[rows], WHOLE[rows])
+        predict.valid, predict.noise = WHOLE[rows], OneStream(1)
+        x_s, _ = PredictorCorrector(9).step(predict, x_t[rows], t[rows], s[rows], [])
+        return x_s
+
+    alone, predict = step([0]), make_predict()
+    together = step(list(range(12)))
+    predict = make_predict()
+    assert torch.isfinite(together).all()
+    assert alone.shape == together[:1].shape
+    scale = (alone - x_t[:1]).square().mean().sqrt() / (together[:1] - x_t[:1]).square().mean().sqrt()
+    assert 0.7 < scale < 1.4
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "dpm", "order": 4}, "order must be 1, 2 or 3, not 4"),
+        ({"name": "corrector", "snr": 0}, "snr positive"),
+        ({"name": "corrector", "corrections": 0}, "corrections must be at least 1"),
+        ({"name": "langevin", "epsilon": -1}, "epsilon positive"),
+        ({"name": "langevin", "repeats": 0}, "repeats must be at least 1"),
+        ({"name": "churn", "gamma": -0.1}, "gamma must not be negative"),
+        ({"name": "ode", "tolerance": 0}, "tolerance must be positive"),
+        ({"name": "heun", "order": 2}, "unexpected keyword"),
+    ],
+)
+def test_impossible_settings_are_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
+        build(SAMPLERS, spec, 10)
+
+
+@pytest.mark.parametrize("sampler", [name for name, kind in SAMPLERS.items() if kind.gaussian])
+@pytest.mark.parametrize("process", [name for name in PROCESSES if name in ("masked", "uniform")])
+def test_processes_on_tokens_have_no_equation(process, sampler):
+    with pytest.raises(ValueError, match="ancestral or confidence"):
+        check_sampler(process, SAMPLERS[sampler](), count=2)
+
+
+def test_too_few_evaluations_for_a_tolerance():
+    with pytest.raises(ValueError, match=r"not reached in .* steps; raise"):
+        check_sampler("embedding", SAMPLERS["ode"](20, tolerance=1e-5), count=2)
