@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
 noise config hardware corpus metrics transformer optimizer tokenizer
 files batches rerank decoder schedule process length denoiser pretrained sampler testing
-control blocks storage model diffusion
-twin generation movie data report train cli api __init__
+likelihood control blocks storage model layout diffusion
+twin generation movie data evaluation report train cli api __init__
 """.split()
 UPWARDS = {("train", "cli")}  # `python -m textdiff.train` is the command line
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -8,8 +8,12 @@ from test_pretrained import NAMES, write_tokenizer
 import textdiff
 from textdiff import api
 from textdiff.control import Contain, WordAt
+from textdiff.decoder import DECODERS
 from textdiff.diffusion import TextDiffusion
 from textdiff.generation import generate_texts
+from textdiff.process import PROCESSES
+from textdiff.sampler import SAMPLERS, Predict, Replacing, Resampling
+from textdiff.testing import MarkovLanguage, OneStream, OracleDenoiser, check_sampler, exact_process
 from textdiff.tokenizer import OPEN, Tokenizer
 
 TEXTS = ["The ___ sat on the ___.", "___ and so on", "It goes on ___"]
@@ -210,3 +214,126 @@ def test_the_command(unconditional, trained, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     with pytest.raises(SystemExit, match=r"textdiff: this model writes from sources"):
         api.main(["infill", str(trained / "model"), str(texts)])
+
+
+# Words given in other ways, and texts to be repaired
+
+
+@pytest.mark.parametrize("given", ["replace", "repaint"])
+@pytest.mark.parametrize("process", ["embedding", "masked"])
+def test_words_given_as_noise_stay(process, given):
+    model = make_model(process=process)
+    made = [
+        generate_texts(model, prompt=["b ___ c"], gap="___", length=8, given=how, steps=7, seed=3)
+        for how in ("conditional", given)
+    ]
+    for one in made:
+        assert one.texts[0].startswith("b") and one.texts[0].endswith("c")
+    assert made[0].texts != made[1].texts
+    assert made[1].nfe == (7 if given == "replace" else 6)
+
+
+@pytest.mark.parametrize("kind", [Predict, Replacing])
+def test_what_the_network_sees_of_given_words(kind):
+    """Clean at t = 0, or like all others at the time of all others."""
+    process, seen = exact_process("embedding"), []
+
+    class Watching(OracleDenoiser):
+        def forward(self, x_t, t, **inputs):
+            seen.append((x_t.clone(), t, inputs["mask"]))
+            return super().forward(x_t, t, **inputs)
+
+    ids = MarkovLanguage().sample(400, seed=0)
+    mask = torch.arange(8).expand(ids.shape) > 3
+    whole = torch.ones_like(mask)
+    denoiser = Watching(process, MarkovLanguage())
+    predict = kind(denoiser, DECODERS["softmax"](), ids, mask, whole, None, OneStream(0))
+    made = SAMPLERS["ancestral"](5)(predict)
+    assert torch.equal(made[~mask], ids[~mask])
+    for x_t, t, open_ in seen:
+        same = torch.equal(x_t[~mask], process.encode(ids)[~mask])
+        if kind is Predict:
+            assert same and (t[~mask] == 0).all() and torch.equal(open_, mask)
+            continue
+        assert not same and (t == t[0, 0]).all() and open_.all()
+        alpha, sigma = process.schedule(t[..., None])
+        draw = ((x_t - alpha * process.encode(ids)) / sigma)[~mask]
+        assert draw.var().item() == pytest.approx(1, abs=0.05) and draw.mean().abs() < 0.03
+
+
+def test_resampling_lessens_the_bias_of_replacement():
+    language = MarkovLanguage()
+    truth = language.sample(1, seed=3)
+    mask = (torch.arange(8) > 1) & (torch.arange(8) < 6)
+    known = torch.full((1, 8, 6), -1e4).double().scatter(2, truth[..., None], 0.0)
+    known[:, mask] = 0.0
+    exact = language.log_posterior(known)[0].exp()
+    distance = []
+    for sampler in (SAMPLERS["ancestral"](50), Resampling(SAMPLERS["ancestral"](251), 5)):
+        ids = truth.expand(1500, -1)
+        many = mask.expand(1500, -1)
+        made = check_sampler("embedding", sampler, ids=ids, mask=many, kind=Replacing).ids
+        found = torch.nn.functional.one_hot(made, 6).double().mean(0)
+        distance.append(float(((found - exact).abs().sum(-1) / 2).max()))
+    assert distance[1] < 0.7 * distance[0]
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_repaired_text_has_its_length_and_its_end(process):
+    model = make_model(process=process)
+    texts = ["b c b c b", "c c", "b"]
+    made = textdiff.denoise(model, texts, noise=0.3, steps=4, seed=1, return_dict=True)
+    whole = [[*model.tokenizer.encode([text])[0], model.tokenizer.eos_id] for text in texts]
+    assert [len(ids) for ids in made.ids] == [len(ids) for ids in whole]
+    eos = model.tokenizer.eos_id
+    assert all(ids[-1] == eos and eos not in ids[:-1] for ids in made.ids)
+
+
+@pytest.mark.parametrize("process", ["uniform", "embedding"])
+def test_a_model_that_knows_the_language_repairs_it(process):
+    """A process with random words mends wrong ones; others leave all at little noise, and forget at much."""
+    language, noisy = MarkovLanguage(sharpness=3.0), exact_process("uniform")
+    ids = language.sample(500, seed=1)
+    wrong = noisy.corrupt(ids, torch.tensor(0.3), OneStream(2))
+    oracle, whole = (
+        OracleDenoiser(exact_process(process), language),
+        torch.ones_like(ids, dtype=torch.bool),
+    )
+    same, right = {}, {}
+    for start in (0.05, 0.3, 0.6):
+        predict = Predict(
+            oracle, DECODERS["softmax"](), wrong, whole, whole, None, OneStream(0), start=start
+        )
+        made = SAMPLERS["ancestral"](12)(predict)
+        same[start], right[start] = ((made == one).double().mean() for one in (wrong, ids))
+    assert same[0.05] > 0.97 > same[0.6]
+    if process == "uniform":
+        assert right[0.3] > (wrong == ids).double().mean() + 0.03
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"given": "told"}, "unknown given 'told'"),
+        ({"given": "replace", "sampler": "confidence"}, "samplers that go step by step"),
+        ({"given": "repaint", "controls": [Contain("b")]}, "no controls"),
+        ({"noise": 1.0}, "between 0 and 1"),
+        ({"noise": 0.1, "sampler": "ode"}, "samplers that go step by step"),
+    ],
+)
+def test_ways_that_do_not_go_together(options, message):
+    gap = {} if "noise" in options else {"gap": "___"}
+    with pytest.raises(ValueError, match=message):
+        generate_texts(make_model(), prompt=["b ___ c"], **gap, **options)
+
+
+def test_a_text_longer_than_the_model_is_not_repaired():
+    with pytest.raises(ValueError, match="positions: split it"):
+        textdiff.denoise(make_model(), ["b c " * 400])
+
+
+def test_denoise_on_the_command_line(unconditional, tmp_path, capsys):
+    file = tmp_path / "texts.txt"
+    file.write_text("Rain is expected in Oslo.\nSunny.\n", encoding="utf-8")
+    api.main(["denoise", str(unconditional / "model"), str(file), "--noise", "0.2", "--steps", "3"])
+    assert len(capsys.readouterr().out.splitlines()) == 2

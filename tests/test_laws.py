@@ -171,6 +171,28 @@ def test_step_from_the_truth_keeps_the_marginals(name, schedule, t, s):
     assert_same_law(x_s, process.corrupt(x_0, earlier, noise(V, step=2)))
 
 
+@pytest.mark.parametrize(("s", "t"), [(0.0, 0.3), (0.3, 0.6), (0.5, 0.9), (0.9, 1.0)])
+@spaces
+def test_more_noise_keeps_the_marginals(name, schedule, s, t):
+    process, ids = make_process(name, schedule), all_ids(3000)
+    x_0, time, earlier = process.encode(ids), torch.tensor(t), torch.tensor(s)
+    x_t = process.renoise(process.corrupt(x_0, earlier, noise(V)), earlier, time, noise(V, step=1))
+    assert_same_law(x_t, process.corrupt(x_0, time, noise(V, step=2)))
+
+
+@spaces
+def test_divergence_is_none_for_the_truth_and_some_for_another_token(name, schedule):
+    process, ids = make_process(name, schedule), all_ids(50)
+    t, s = torch.full(ids.shape, 0.6), torch.full(ids.shape, 0.4)
+    x_t = process.corrupt(process.encode(ids), t, noise(V))
+    right, wrong = (F.one_hot((ids + i) % V, V).float() * 0.98 + 0.02 / V for i in (0, 1))
+    none = process.divergence(x_t, F.one_hot(ids, V).float(), ids, t, s)
+    few, much = (process.divergence(x_t, probs, ids, t, s) for probs in (right, wrong))
+    assert none.abs().max() < 1e-4 and (few > -1e-5).all()
+    assert few.mean() < 0.2 * much.mean()
+    assert (process.prior_divergence(ids) >= 0).all() and process.prior_divergence(ids).max() < 2
+
+
 @pytest.mark.parametrize("tau", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_any_share_of_fresh_noise_keeps_the_marginals(name, tau):

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textdiff.api import TextDiffusion, generate, infill, load, pipeline
+    from textdiff.api import TextDiffusion, denoise, generate, infill, load, pipeline
 
 __version__ = "0.1.0"
-__all__ = ["TextDiffusion", "generate", "infill", "load", "pipeline"]
+__all__ = ["TextDiffusion", "denoise", "generate", "infill", "load", "pipeline"]
 
 
 def __getattr__(name: str) -> Any:

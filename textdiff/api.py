@@ -21,10 +21,11 @@ from textdiff.generation import Generation, generate_texts
 from textdiff.hardware import tune_allocator
 from textdiff.model import TextModel
 from textdiff.movie import write_movie
+from textdiff.sampler import SAMPLERS
 from textdiff.storage import find_folder, read_config
 from textdiff.twin import SYSTEMS
 
-__all__ = ["Generation", "TextDiffusion", "generate", "infill", "load", "main", "pipeline"]
+__all__ = ["Generation", "TextDiffusion", "denoise", "generate", "infill", "load", "main", "pipeline"]
 
 GAP = "___"
 METRICS = ("nll", "rouge")
@@ -103,6 +104,35 @@ def infill(
     return generate(model, sources, return_dict=return_dict, **options)
 
 
+def denoise(
+    model: TextModel | str | Path,
+    texts: Sequence[str],
+    sources: Sequence[str] | None = None,
+    *,
+    noise: float = 0.15,
+    return_dict: bool = False,
+    **options: Any,
+) -> list[str] | Generation:
+    """Repair noisy texts: the way back from noise, begun where they stand (SDEdit, arXiv:2108.01073).
+
+    A text keeps its number of tokens. Processes with random words (`uniform`, `mask_and_replace`) learn to
+    tell wrong words from right ones and take the text as it is for x_t. Others hide right and wrong words
+    alike under noise of their own, and can but rewrite the text.
+
+    Args:
+        model: a diffusion model, or where to load it from.
+        texts: texts with mistakes. sources: one for every text, for models trained with them.
+        noise: share of tokens that are wrong, 0 to 1: the more, the more is changed.
+        return_dict: give a `Generation`, not a list of texts.
+        options: those of `generate`.
+
+    Raises:
+        ValueError: a text longer than the model, a share that is none, or what `generate` refuses.
+    """
+    options = {"prompt": texts, "noise": noise, "decoder": "softmax"} | options
+    return generate(model, sources, return_dict=return_dict, **options)
+
+
 def pipeline(
     task: str, model: TextModel | str | Path, device: str = "auto", **defaults: Any
 ) -> Callable[..., list[dict[str, str]]]:
@@ -138,7 +168,9 @@ def main(args: list[str] | None = None) -> None:
 
         return train(args[1:])
     options = vars(parser().parse_args(args))
-    command = {"generate": write, "infill": fill, "evaluate": measure}[options.pop("command")]
+    command = {"generate": write, "infill": fill, "denoise": fill, "evaluate": measure}[
+        options.pop("command")
+    ]
     warnings.showwarning = lambda message, *_: print(f"textdiff: {message}", file=sys.stderr)
     try:
         command(**{key: value for key, value in options.items() if value is not None})
@@ -157,6 +189,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--num_samples", type=int, help="texts to write from nothing")
     sub.add_argument("--block_length", type=int, help="write that many tokens at a time, to any length")
     sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
+    add_common(sub)
+    sub = commands.add_parser("denoise", help="repair texts with mistakes")
+    sub.add_argument("model", help="model directory or hub id")
+    sub.add_argument("file", help="one text per line; - = standard input")
+    sub.add_argument("--sources", help="file of one source per line, for models trained with them")
+    sub.add_argument("--noise", type=float, default=0.15, help="share of tokens that are wrong")
     add_common(sub)
     sub = commands.add_parser("evaluate", help="likelihood or ROUGE of a model on a file")
     sub.add_argument("model", help="model directory or hub id")
@@ -187,7 +225,7 @@ def add_common(sub: argparse.ArgumentParser) -> None:
     """Arguments of all writing."""
     sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
     sub.add_argument("--steps", type=int, help="network evaluations of a text")
-    sub.add_argument("--sampler", help="confidence, ancestral, ddim, renoise")
+    sub.add_argument("--sampler", help=f"one of: {', '.join(SAMPLERS)}")
     sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")
     sub.add_argument("--temperature", type=float, help="below 1 sharpens")
     sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
@@ -217,8 +255,10 @@ def write(model: str, file: str | None = None, device: str = "auto", **options: 
 
 
 def fill(model: str, file: str, sources: str | None = None, device: str = "auto", **options: Any) -> None:
-    """Read texts with gaps, write whole ones."""
+    """Read texts with gaps or mistakes, write whole ones."""
     options |= {"prompt": read_lines(file)}
+    if "noise" in options:
+        options.setdefault("decoder", "softmax")
     if sources is not None:
         options["sources"] = read_lines(sources)
     show(load(model, device), **options)

@@ -10,19 +10,18 @@ A share of the examples can be open blocks (`blocks.py`) instead of whole texts.
 """
 
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textdiff.batches import pad
 from textdiff.blocks import BlockWriter, check_blocks, cut_blocks
 from textdiff.config import Config, build, named
-from textdiff.control import Control, least_length, refuse_short, steer
+from textdiff.control import Control, refuse_short, steer
 from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, GoesOn, Guided
+from textdiff.layout import Layout, check_given, lay_out, lay_text
 from textdiff.length import Length
 from textdiff.likelihood import diffusion_bound, ode_bound, order_bound
 from textdiff.model import Losses, Nats, Request, TextModel, Written, log_unigram
@@ -30,7 +29,6 @@ from textdiff.noise import Noise, low_discrepancy
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
 from textdiff.process import PROCESSES
 from textdiff.sampler import (
-    GIVEN,
     SAMPLERS,
     Predict,
     Replacing,
@@ -65,27 +63,6 @@ def join(parts: list[Losses], parameters: list[Tensor]) -> Losses:
     )
 
 
-def check_given(given: str, options: dict[str, Any]) -> None:
-    """Refuse what cannot go together with tokens that are given in another way."""
-    if given not in GIVEN:
-        raise ValueError(f"unknown given {given!r}; choose one of: {', '.join(GIVEN)}")
-    if given == "conditional":
-        return
-    if named(options.get("sampler", "ancestral"))["name"] in ("confidence", "ode", "dpm"):
-        raise ValueError(f"given={given} is for samplers that step by themselves, such as ancestral")
-    if options.get("block_length") is not None or options.get("controls"):
-        raise ValueError(f"given={given} knows no block_length and no controls; leave them out")
-
-
-def spread(ids: list[int], count: int) -> list[int]:
-    """`ids` with `count` open places: evenly in its gaps, or at its end if it has none."""
-    gaps = ids.count(OPEN)
-    if not gaps:
-        return ids + [OPEN] * count
-    sizes = iter([count * (i + 1) // gaps - count * i // gaps for i in range(gaps)])
-    return [part for one in ids for part in ([OPEN] * next(sizes) if one == OPEN else [one])]
-
-
 class TextDiffusion(TextModel):
     """A text diffusion model.
 
@@ -96,17 +73,8 @@ class TextDiffusion(TextModel):
 
     system = "diffusion"
     options = frozenset(
-        {
-            "steps",
-            "sampler",
-            "decoder",
-            "temperature",
-            "guidance_scale",
-            "block_length",
-            "controls",
-            "given",
-        }
-    )
+        {"steps", "sampler", "decoder", "temperature", "guidance_scale", "block_length", "controls"}
+    ) | {"given", "noise"}
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         network = embedding = None
@@ -297,13 +265,13 @@ class TextDiffusion(TextModel):
     @torch.no_grad()
     def write(self, request: Request) -> Written:
         options = request.options
-        given = options.get("given", "conditional")
-        usual = "confidence" if given == "conditional" else "ancestral"
+        given, noise = options.get("given", "conditional"), options.get("noise")
+        usual = "confidence" if given == "conditional" and noise is None else "ancestral"
         sampler = build(SAMPLERS, options.get("sampler", usual), options.get("steps", 16))
         kind = Predict if given == "conditional" else Replacing
         if given == "repaint":
             sampler = Resampling(sampler)
-        check_given(given, options)
+        check_given(given, noise, options)
         # the likeliest answer to a source; drawn from nothing, or where a temperature is asked for
         drawn = self.config.conditioning == "none" or "temperature" in options
         usual = "sample" if drawn else "softmax"
@@ -312,17 +280,18 @@ class TextDiffusion(TextModel):
         with precision(self.device, request.dtype):
             context = self.read(request.source, request.source_mask)
         denoiser = self.guide(sampler, options.get("guidance_scale", 1.0), options.get("controls", ()))
-        if any(OPEN in ids for ids in request.prompt):
+        if noise is not None or any(OPEN in ids for ids in request.prompt):
             denoiser = GoesOn(denoiser, self.tokenizer.eos_id)
         if options.get("block_length") is not None:
             parts = {"denoiser": denoiser, "sampler": sampler, "decoder": decoder, "context": context}
             return self.write_blocks(request, **parts)
-        ids, mask, valid = self.lay_out(request, context)
-        noise = Noise(request.seed, request.index, valid)
+        ids, mask, valid = self.lay_out(request, context) if noise is None else lay_text(request, self)
+        start = 1.0 if noise is None else float(self.process.schedule.time(torch.tensor(noise).logit()))
+        draws = Noise(request.seed, request.index, valid)
         frames: list[Tensor] = []
         watch = frames.append if request.watch else None
-        inputs = (ids, mask, valid, context, noise, request.dtype)
-        predict = kind(denoiser, decoder, *inputs, watch=watch)
+        inputs = (ids, mask, valid, context, draws, request.dtype)
+        predict = kind(denoiser, decoder, *inputs, watch=watch, start=start)
         out = request.cut(sampler(predict), valid)
         return Written(out, predict.evaluations, [request.cut(frame, valid) for frame in frames])
 
@@ -362,40 +331,11 @@ class TextDiffusion(TextModel):
         own = [[ids[n:] for ids, n in zip(frame, hidden, strict=True)] for frame in frames]
         return Written(own[-1], texts.evaluations, own[:-1])
 
-    def lay_out(self, request: Request, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Given tokens and empty places: ids, mask, valid, each `(B, L)`."""
-        # the length is told from the first tokens, as in training
-        first, shown = pad([[*takewhile(lambda i: i != OPEN, ids)] for ids in request.prompt], 0)
-        first, shown = first.to(self.device), shown.to(self.device)
-        pooled, hidden = self.pool(context, first, ~shown, shown), request.hidden.to(self.device)
-        gaps = torch.tensor([ids.count(OPEN) for ids in request.prompt], device=self.device)
-        known = torch.tensor([len(ids) for ids in request.prompt], device=self.device) - gaps
-        own = known - hidden  # prompt tokens that belong to the text
-        controls, count = request.options.get("controls", ()), torch.full_like(own, request.length or 0)
-        written = own - (gaps > 0).long()  # without the EOS of a text with gaps
-        if request.gap_length:
-            count = own + gaps * request.gap_length
-        elif not request.length:
-            least = torch.maximum(least_length(controls, written), own + gaps)
-            count = self.length.quantile(pooled, request.quantile.to(self.device), least)
-        total = count + hidden
-        self.check_length(total, known + (gaps - 1).clamp(min=0))
-        refuse_short(controls, written, count)
-        open_ = (total - known).tolist()
-        ids, valid = pad(list(map(spread, request.prompt, open_)), self.tokenizer.pad_id)
-        ids, valid = ids.to(self.device), valid.to(self.device)
-        mask = ids == OPEN
-        return ids.masked_fill(mask, self.tokenizer.pad_id), mask, valid
+    def lay_out(self, request: Request, context: Context | None) -> Layout:
+        """Given tokens and empty places; the length is told from the source or the first tokens."""
 
-    def check_length(self, total: Tensor, given: Tensor) -> None:
-        """Refuse what does not fit the positions of the model or leaves nothing to write."""
-        if total.max() > self.config.max_length:
-            raise ValueError(
-                f"length {int(total.max())} is beyond the model's {self.config.max_length} positions; "
-                "ask for a shorter text or train with a larger --data.max_target_length"
-            )
-        if (given >= total).any():
-            raise ValueError(
-                f"a prompt of {int(given.max())} tokens fills the whole length "
-                f"{int(total[given.argmax()])}; shorten it or ask for a longer text"
-            )
+        def lengths(first: Tensor, shown: Tensor, least: Tensor) -> Tensor:
+            pooled = self.pool(context, first, ~shown, shown)
+            return self.length.quantile(pooled, request.quantile.to(self.device), least)
+
+        return lay_out(request, lengths, self.config.max_length, self.tokenizer.pad_id, self.device)

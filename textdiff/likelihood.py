@@ -115,6 +115,7 @@ def order_bound(
     return {"order": found}
 
 
+@torch.no_grad()
 def ode_log_density(
     denoise: Denoise,
     process: Process,
@@ -167,6 +168,7 @@ def ode_log_density(
     return end[:, 0] - 0.5 * (square * part).sum(1) + size * (alpha_1.log() - alpha_0.log())
 
 
+@torch.no_grad()
 def ode_bound(
     denoise: Denoise,
     process: Process,
@@ -180,9 +182,8 @@ def ode_bound(
     """(4), as `ode`, from one draw of x_0; arguments as above."""
     clean, t = process.encode(ids), torch.zeros(ids.shape, device=ids.device)
     alpha, sigma = process.schedule(torch.zeros((), device=ids.device))
-    with torch.no_grad():
-        x_0 = keep(mask, process.corrupt(clean, t, noise), clean)
-        read = total(token_nats(denoise(x_0, t, mask), ids), mask)
+    x_0 = keep(mask, process.corrupt(clean, t, noise), clean)
+    read = total(token_nats(denoise(x_0, t, mask), ids), mask)
     given = ((x_0 - alpha * clean) / sigma).square() + (2 * torch.pi * sigma**2).log()
     log_q = -0.5 * total(given.sum(-1), mask)
     log_p = ode_log_density(denoise, process, x_0, mask, probes=probes, noise=noise, tolerance=tolerance)

@@ -184,7 +184,7 @@ class Sampler:
         if self.gaussian and not predict.process.gaussian:
             name = type(predict.process).__name__
             raise ValueError(
-                f"{type(self).__name__} follows the equations of a Gaussian process, which {name} has not: "
+                f"{type(self).__name__} follows the equations of a Gaussian process, {name} has none: "
                 "use the sampler ancestral or confidence"
             )
         return predict.answer(self.solve(predict, predict.first()))

@@ -1,0 +1,91 @@
+"""Likelihood and ROUGE of trained models on files, from Python and from the command line."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import write_rows
+
+from textdiff import load
+from textdiff.api import main
+from textdiff.corpus import rows
+from textdiff.evaluation import likelihood, open_data
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("held") / "held.jsonl", rows("test", 12))
+
+
+def run(capsys, *args):
+    capsys.readouterr()  # what a fixture's training printed
+    main(["evaluate", *map(str, args)])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("bound", ["order", "diffusion", "ode"])
+def test_bounds_of_an_untrained_summarizer_are_near_the_unigrams(trained, held, bound):
+    model = load(trained / "model", "cpu")
+    found = likelihood(model, open_data(model, str(held)), bound=bound, steps=50, evaluations=4)
+    assert found["kind"] == f"bound: {bound}" and found["texts"] == 12
+    assert sum(found["parts"].values()) == pytest.approx(found["bits_per_token"])
+    assert 4 < found["bits_per_token"] < 40
+    assert found["bits_per_character"] < found["bits_per_token"]
+    assert found["standard_error"] > 0
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_the_batch(trained, held):
+    model = load(trained / "model", "cpu")
+    one, two = (
+        likelihood(model, open_data(model, str(held), eval_batch_size=size), evaluations=3)
+        for size in (2, 12)
+    )
+    assert one["bits_per_token"] == pytest.approx(two["bits_per_token"], rel=1e-5)
+
+
+def test_the_twin_is_exact(tmp_path, files, held):
+    from conftest import run_training
+
+    run_training(tmp_path, **files, model__network__system="autoregressive")
+    model = load(tmp_path / "model", "cpu")
+    data = open_data(model, str(held))
+    found = likelihood(model, data)
+    total = count = 0.0
+    for batch in data.test_dataloader():
+        with torch.no_grad():
+            losses = model.loss(batch, 0)
+        total, count = total + float((losses.nll * losses.mask).sum()), count + int(losses.mask.sum())
+    assert found["kind"] == "exact" and set(found["parts"]) == {"tokens"}
+    assert found["bits_per_token"] == pytest.approx(total / count / math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["unconditional", "prefixed"])
+def test_texts_alone_and_prefix_models(request, held, kind, capsys):
+    folder = request.getfixturevalue(kind)
+    columns = ["--text_column", "target"] if kind == "unconditional" else []
+    found = run(capsys, folder / "model", held, *columns, "--evaluations", 2, "--max_examples", 5)
+    assert found["bits_per_token"] > 1 and found["parts"]["length"] > 0
+
+
+def test_rouge_on_the_command_line(trained, held, capsys):
+    found = run(capsys, trained / "model", held, "--metric", "rouge", "--steps", 2)
+    assert {"rougeL", "bleu", "length_ratio"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--text_column", "target"], "it holds texts alone, the model wants texts with sources"),
+        (["--bound", "best"], "unknown bound 'best'"),
+        (["--text_column", "nothing"], "no columns"),
+    ],
+)
+def test_mistakes_end_in_one_line(trained, held, args, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["evaluate", str(trained / "model"), str(held), *args])
+
+
+def test_a_missing_file_is_named(trained):
+    with pytest.raises(SystemExit, match="nowhere"):
+        main(["evaluate", str(trained / "model"), "nowhere.jsonl"])

@@ -1,0 +1,95 @@
+"""What is given and what is to be written: a request as ids, mask and valid of one batch."""
+
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textdiff.batches import pad
+from textdiff.config import named
+from textdiff.control import least_length, refuse_short
+from textdiff.model import Request, TextModel
+from textdiff.sampler import GIVEN
+from textdiff.tokenizer import OPEN
+
+Layout = tuple[Tensor, Tensor, Tensor]  # ids, mask, valid, each (B, L)
+Lengths = Callable[[Tensor, Tensor, Tensor], Tensor]  # first tokens, which are shown, least -> (B,)
+
+
+def check_given(given: str, noise: float | None, options: dict[str, Any]) -> None:
+    """Refuse what cannot go together with tokens that are given in another way, or with mistakes."""
+    if given not in GIVEN:
+        raise ValueError(f"unknown given {given!r}; choose one of: {', '.join(GIVEN)}")
+    if noise is not None and not 0 < noise < 1:
+        raise ValueError(f"noise is the share of wrong words, between 0 and 1, not {noise}")
+    if given == "conditional" and noise is None:
+        return
+    what = f"given={given}" if noise is None else "repairing a text"
+    if named(options.get("sampler", "ancestral"))["name"] in ("confidence", "ode", "dpm"):
+        raise ValueError(f"{what} is for samplers that go step by step, such as ancestral")
+    if options.get("block_length") is not None or options.get("controls"):
+        raise ValueError(f"{what} knows no block_length and no controls; leave them out")
+
+
+def spread(ids: list[int], count: int) -> list[int]:
+    """`ids` with `count` open places: evenly in its gaps, or at its end if it has none."""
+    gaps = ids.count(OPEN)
+    if not gaps:
+        return ids + [OPEN] * count
+    sizes = iter([count * (i + 1) // gaps - count * i // gaps for i in range(gaps)])
+    return [part for one in ids for part in ([OPEN] * next(sizes) if one == OPEN else [one])]
+
+
+def lay_out(request: Request, lengths: Lengths, most: int, pad_id: int, device: torch.device) -> Layout:
+    """Given tokens and empty places.
+
+    Args:
+        lengths: predicts them, EOS included. most: positions of the model.
+    """
+    # the length is told from the first tokens, as in training
+    first, shown = pad([[*takewhile(lambda i: i != OPEN, ids)] for ids in request.prompt], 0)
+    first, shown, hidden = first.to(device), shown.to(device), request.hidden.to(device)
+    gaps = torch.tensor([ids.count(OPEN) for ids in request.prompt], device=device)
+    known = torch.tensor([len(ids) for ids in request.prompt], device=device) - gaps
+    own = known - hidden  # prompt tokens that belong to the text
+    controls, count = request.options.get("controls", ()), torch.full_like(own, request.length or 0)
+    written = own - (gaps > 0).long()  # without the EOS of a text with gaps
+    if request.gap_length:
+        count = own + gaps * request.gap_length
+    elif not request.length:
+        count = lengths(first, shown, torch.maximum(least_length(controls, written), own + gaps))
+    total = count + hidden
+    check_length(total, known + (gaps - 1).clamp(min=0), most)
+    refuse_short(controls, written, count)
+    open_ = (total - known).tolist()
+    ids, valid = (one.to(device) for one in pad(list(map(spread, request.prompt, open_)), pad_id))
+    mask = ids == OPEN
+    return ids.masked_fill(mask, pad_id), mask, valid
+
+
+def lay_text(request: Request, model: TextModel) -> Layout:
+    """Whole texts to be repaired; the source of a prefix model and the EOS stay."""
+    rows, most = [[*ids, model.tokenizer.eos_id] for ids in request.prompt], model.config.max_length
+    if (longest := max(map(len, rows))) > most:
+        raise ValueError(
+            f"a text of {longest} tokens, EOS included, is beyond the model's {most} positions: split it"
+        )
+    ids, valid = (one.to(model.device) for one in pad(rows, model.tokenizer.pad_id))
+    place, start = torch.arange(ids.shape[1], device=model.device), request.hidden.to(model.device)
+    return ids, (place >= start[:, None]) & (place < valid.sum(1, keepdim=True) - 1), valid
+
+
+def check_length(total: Tensor, given: Tensor, most: int) -> None:
+    """Refuse what does not fit the positions of the model or leaves nothing to write."""
+    if total.max() > most:
+        raise ValueError(
+            f"length {int(total.max())} is beyond the model's {most} positions; "
+            "ask for a shorter text or train with a larger --data.max_target_length"
+        )
+    if (given >= total).any():
+        raise ValueError(
+            f"a prompt of {int(given.max())} tokens fills the whole length "
+            f"{int(total[given.argmax()])}; shorten it or ask for a longer text"
+        )
