@@ -291,7 +291,7 @@ def test_a_repaired_text_has_its_length_and_its_end(process):
 
 @pytest.mark.parametrize("process", ["uniform", "embedding"])
 def test_a_model_that_knows_the_language_repairs_it(process):
-    """A process with random words mends wrong ones; others leave all at little noise, and forget at much."""
+    """A process with random words mends wrong ones; others leave all at little noise, not at much."""
     language, noisy = MarkovLanguage(sharpness=3.0), exact_process("uniform")
     ids = language.sample(500, seed=1)
     wrong = noisy.corrupt(ids, torch.tensor(0.3), OneStream(2))
@@ -306,7 +306,7 @@ def test_a_model_that_knows_the_language_repairs_it(process):
         )
         made = SAMPLERS["ancestral"](12)(predict)
         same[start], right[start] = ((made == one).double().mean() for one in (wrong, ids))
-    assert same[0.05] > 0.97 > same[0.6]
+    assert process == "uniform" or same[0.05] > 0.97 > same[0.6]
     if process == "uniform":
         assert right[0.3] > (wrong == ids).double().mean() + 0.03
 

@@ -115,9 +115,9 @@ def denoise(
 ) -> list[str] | Generation:
     """Repair noisy texts: the way back from noise, begun where they stand (SDEdit, arXiv:2108.01073).
 
-    A text keeps its number of tokens. Processes with random words (`uniform`, `mask_and_replace`) learn to
-    tell wrong words from right ones and take the text as it is for x_t. Others hide right and wrong words
-    alike under noise of their own, and can but rewrite the text.
+    A text keeps its number of tokens. Processes with random words (`uniform`, `mask_and_replace`) learn
+    to tell wrong words from right ones and take the text as it is for x_t. Others hide right and wrong
+    words alike under noise of their own, and can but rewrite the text.
 
     Args:
         model: a diffusion model, or where to load it from.
