@@ -50,7 +50,7 @@ def summaries() -> str:
     parts = []
     for path in sorted(RESULTS.glob("summarization-*.json")):
         result = load(path.stem)
-        title = f"**{result['dataset']}**: {result['train_minutes']:g} minutes of training a system, "
+        title = f"**{result['dataset']}**: {budget(result)}, "
         title += f"{result['test_examples']} test examples, one training seed."
         plot = f"![quality against steps](benchmarks/results/{path.stem}.png)"
         parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
@@ -62,8 +62,7 @@ def unconditional() -> str:
     parts = []
     for path in sorted(RESULTS.glob("unconditional-*.json")):
         result = load(path.stem)
-        title = f"**{result['dataset']}**, written from nothing: {result['train_minutes']:g} minutes of "
-        title += "training a system, one training seed."
+        title = f"**{result['dataset']}**, written from nothing: {budget(result)}, one training seed."
         shown = "\n>\n".join(f"> {text}" for text in result["rows"][-1]["examples_shown"][:3])
         parts.append(f"{title}\n\n{table(result, FREE)}\n\nSamples of the last row:\n\n{shown}")
     return "\n\n".join(parts)
@@ -90,13 +89,41 @@ def control() -> str:
                 cells = [name, weight, cell(row[key]), fluency, cell(row["distinct_2"]), seconds]
                 lines.append("| " + " | ".join(cells) + " |")
         title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
-        title += f"for; {result['train_minutes']:g} minutes of training a system, one training seed. "
+        title += f"for; {budget(result)}, one training seed. "
         title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}."
         where = f"commit {result['commit']}, {result['hardware']}, {result['date']}."
         plot = f"![success against perplexity](benchmarks/results/{path.stem}.png)"
         note = f"`{result['command']}`, {where} {result['note']}"
         parts.append("\n\n".join([title, "\n".join(lines), note, plot]))
     return "\n\n".join(parts)
+
+
+def samplers() -> str:
+    """ROUGE-L of every sampler at every number of evaluations."""
+    parts = []
+    for path in sorted(RESULTS.glob("samplers-*.json")):
+        result = load(path.stem)
+        steps = list(result["rows"][0]["rougeL"])
+        lines = ["| sampler | temperature | " + " | ".join(f"{n} steps" for n in steps) + " |"]
+        lines.append("|---|---:|" + "---:|" * len(steps))
+        for row in result["rows"]:
+            scores = [f"{100 * row['rougeL'][n]:.1f} / {row['bleu'][n]:.1f}" for n in steps]
+            name = "any" if row["how"] == "confidence" else f"{row['temperature']:g}"
+            lines.append(f"| `{row['how']}` | {name} | " + " | ".join(scores) + " |")
+        title = f"ROUGE-L / BLEU of {result['texts']} validation texts of {result['dataset']}, model of "
+        title += f"process `{result['rows'][0]['system']}`:"
+        where = f"commit {result['commit']}, {result['hardware']}, {result['date']}."
+        note = f"`{result['command']}`, {where} {result.get('note', '')}".strip()
+        parts.append("\n\n".join([title, "\n".join(lines), note]))
+    return "\n\n".join(parts)
+
+
+def budget(result: dict[str, Any]) -> str:
+    """How long the systems were trained."""
+    if "train_minutes" in result:
+        return f"{result['train_minutes']:g} minutes of training a system"
+    steps = sorted({one["steps"] for one in result["budget"].values()})
+    return f"{' to '.join(f'{n:,}' for n in (steps[:1] + steps[1:][-1:]))} training steps a system"
 
 
 def replace(text: str, marker: str, content: str) -> str:
@@ -112,6 +139,7 @@ def main() -> None:
     quickstart = load("quickstart")
     if quickstart:
         text = replace(text, "quickstart", "\n" + table(quickstart, FACTS))
+    text = replace(text, "samplers", samplers())
     results = "\n\n".join(part for part in (summaries(), unconditional(), control()) if part)
     path.write_text(replace(text, "results", results), encoding="utf-8")
 

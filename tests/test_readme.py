@@ -1,5 +1,6 @@
 """README's commands are run, shrunk; its code is executed; its files exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from textdiff import api, cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROOMS = ("textdiff/process", "textdiff/sampler")
 SHRUNK = {
     "--trainer.max_steps": "3",
     "--trainer.val_check_interval": "2",
@@ -49,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "documents.txt").write_text("A text about one.\nAnother about two.\n")
     (folder / "my.txt").write_text("One two three four. Five six.\n" * 40)
     (folder / "prompts.txt").write_text("One two\nFive\n")
+    (folder / "noisy.txt").write_text("One two tree four.\nFive sox.\n")
     (folder / "gaps.txt").write_text("One ___ three.\n___ six.\n")
     write_network(folder / "FacebookAI" / "roberta-base", "roberta", max_position_embeddings=514)
     write_ssd_lm(folder / "ssdlm")
@@ -74,6 +77,12 @@ def test_generate_commands(folder: Path, monkeypatch, capsys) -> None:
     for args in commands("textdiff infill"):
         api.main(["infill", *args, "--steps", "2"])
         assert len(capsys.readouterr().out.splitlines()) == 2
+    for args in commands("textdiff denoise"):
+        api.main(["denoise", *args, "--steps", "2"])
+        assert len(capsys.readouterr().out.splitlines()) == 2
+    for args in commands("textdiff evaluate"):
+        api.main(["evaluate", *args, "--max_examples", "3"])
+        assert {"bits_per_token", "rougeL"} & set(json.loads(capsys.readouterr().out))
     assert commands("textdiff generate")
     for args in commands("textdiff generate"):
         api.main(["generate", *args, "--steps", "2"])
@@ -88,8 +97,14 @@ def test_python_code(folder: Path, monkeypatch) -> None:
 
 def test_files_named_exist() -> None:
     for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|txt))`", README):
-        found = [(ROOT / part / name).exists() for part in ("", "textdiff", "textdiff/process")]
-        assert any(found) or name in ("documents.txt", "prompts.txt", "gaps.txt", "my.txt"), name
+        found = [(ROOT / part / name).exists() for part in ("", "textdiff", *ROOMS)]
+        assert any(found) or name in (
+            "documents.txt",
+            "prompts.txt",
+            "gaps.txt",
+            "noisy.txt",
+            "my.txt",
+        ), name
     for name in re.findall(r"^\| `([\w`, ]+)` \|", README, flags=re.MULTILINE):
         for config in re.findall(r"\w+", name):
             known = (ROOT / "configs" / f"{config}.yaml").exists()
