@@ -21,6 +21,7 @@ from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser
 from textdiff.hardware import tune_allocator
 from textdiff.noise import Noise
+from textdiff.objective import cross_entropy
 from textdiff.process import PROCESSES
 from textdiff.sampler import SAMPLERS, Predict
 from textdiff.schedule import SCHEDULES
@@ -39,7 +40,7 @@ def train(denoiser: Denoiser, ids: Tensor) -> None:
     process, t = denoiser.process, noise.uniform(ids.shape)
     x_t = process.corrupt(process.encode(ids), t, noise)
     logits = denoiser(x_t, t, mask=whole, valid=whole)
-    process.loss(logits, ids, x_t, t).mean().backward()
+    cross_entropy(process, logits, ids, x_t, t).mean().backward()
 
 
 def sample(denoiser: Denoiser, ids: Tensor) -> None:

@@ -876,6 +876,23 @@ BUGS = [
         "valid.sum(1, keepdim=True))",
         "infill",
     ),
+    Bug(
+        "probabilities of zero in a gradient",
+        "process/discrete.py",
+        "torch.special.xlogy(true, model.clamp(min=TINY))",
+        "torch.special.xlogy(true, model)",
+        "laws axes",
+    ),
+    Bug(
+        "ELBO without its number of steps", "objective.py", "return STEPS * torch", "return torch", "laws"
+    ),
+    Bug(
+        "the bound where all others are pure noise",
+        "diffusion.py",
+        "torch.where(settled[:, None], nll, self.objective(*known))",
+        "self.objective(*known)",
+        "axes",
+    ),
 ]
 
 

@@ -45,6 +45,8 @@ class Config:
         max_length: longest text in tokens, EOS (and prefix) included; set from the data.
         max_source_length: most source tokens; set from the data.
         source_prefix: text put before every source; set from the data.
+        objective: what training makes small: "cross_entropy", "variational", "mean_square" or "anchor";
+            always cross_entropy where tokens are given and all others pure noise.
         self_conditioning: share of examples trained on their own first prediction.
         prefix_rate: share of examples with a clean prefix of random length.
         given_rate: share of examples with any tokens given, a random number, and all others pure noise.
@@ -72,6 +74,7 @@ class Config:
     max_length: int = 64
     max_source_length: int = 256
     source_prefix: str = ""
+    objective: str = "cross_entropy"
     self_conditioning: float = 0.5
     token_noise: float = 0.5
     prefix_rate: float = 0.1

@@ -26,6 +26,7 @@ from textdiff.length import Length
 from textdiff.likelihood import diffusion_bound, ode_bound, order_bound
 from textdiff.model import Losses, Nats, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise, low_discrepancy
+from textdiff.objective import cross_entropy, find_objective
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
 from textdiff.process import PROCESSES
 from textdiff.sampler import (
@@ -52,15 +53,15 @@ def select(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
 def join(parts: list[Losses], parameters: list[Tensor]) -> Losses:
     """Losses of parts of a batch as those of all; every one of `parameters` takes part (DDP)."""
     width = max(part.nll.shape[1] for part in parts)
-    nll, mask = (
-        torch.cat([F.pad(x, (0, width - x.shape[1])) for x in column])
-        for column in zip(*((part.nll, part.mask) for part in parts), strict=True)
-    )
-    lengths = [part.length for part in parts if part.length is not None]
+
+    def whole(found: list[Tensor | None]) -> Tensor | None:
+        known = [F.pad(x, (0, width - x.shape[1])) if x.dim() > 1 else x for x in found if x is not None]
+        return torch.cat(known) if known else None
+
     touch = 0 * sum(parameter.sum() for parameter in parameters)
-    return Losses(
-        nll + touch, mask, torch.cat([part.t for part in parts]), torch.cat(lengths) if lengths else None
-    )
+    nll, objective = (whole([getattr(part, name) for part in parts]) for name in ("nll", "objective"))
+    mask, t, length = (whole([getattr(part, name) for part in parts]) for name in ("mask", "t", "length"))
+    return Losses(nll + touch, mask, t, length, None if objective is None else objective + touch)
 
 
 class TextDiffusion(TextModel):
@@ -106,6 +107,7 @@ class TextDiffusion(TextModel):
                 dropout=config.dropout,
                 **common,
             )
+        self.objective = find_objective(config.objective, process)
         width = config.embedding_width if self.denoiser.encoder is None else config.width
         self.length = Length(config.max_length, width)
 
@@ -162,17 +164,20 @@ class TextDiffusion(TextModel):
             inputs["past"] = self.denoiser.remember(batch["before"], batch["before_valid"], context)
         previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
         logits = self.denoiser(x_t, times, context=context, previous=previous, **inputs)
-        nll = self.process.loss(logits, ids, x_t, times)
+        known = self.process, logits, ids, x_t, times
+        nll, objective = cross_entropy(*known), None
+        if self.objective is not cross_entropy:
+            objective = torch.where(settled[:, None], nll, self.objective(*known))
         # what is never written is not learned, such as unknown characters
         mask = mask & (self.denoiser.bar[ids] == 0)
         time = t.masked_fill(own | settled, torch.nan)
         if "before" in batch:  # an open block knows no length
-            return Losses(nll, mask, time)
+            return Losses(nll, mask, time, objective=objective)
         # any tokens would tell how many there are: a length is told from a source or a prefix
         open_ = torch.where(settled[:, None], batch["mask"], inputs["mask"])
         log_lengths = self.length(self.pool(context, ids, open_, valid))
         length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
-        return Losses(nll, mask, time, length)
+        return Losses(nll, mask, time, length, objective)
 
     def draw_mask(self, mask: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """`mask (B, L)` without what is given: a prefix or any tokens, both a random number of them.

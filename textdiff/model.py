@@ -25,12 +25,14 @@ class Losses:
         nll: `(B, L)` nats a token. mask: `(B, L)` tokens that count.
         t: `(B,)` time of the example, nan where tokens have their own; None without a time.
         length: `(B,)` nats for the length; None if the text pays for it itself (EOS).
+        objective: `(B, L)` what training makes small, if that is not `nll`.
     """
 
     nll: Tensor
     mask: Tensor
     t: Tensor | None = None
     length: Tensor | None = None
+    objective: Tensor | None = None
 
 
 @dataclass

@@ -115,7 +115,8 @@ class Training(L.LightningModule):
         self.position = batch["position"] + 1
         losses = self.model.loss(batch, self.seed)
         count = total(losses.mask.sum())
-        loss = (losses.nll * losses.mask).sum() / count * self.trainer.world_size
+        cost = losses.nll if losses.objective is None else losses.objective
+        loss = (cost * losses.mask).sum() / count * self.trainer.world_size
         self.log("loss", loss.detach(), prog_bar=True, sync_dist=True)
         if losses.t is not None:
             self.observe(losses.nll.detach(), losses.mask, losses.t)

@@ -109,7 +109,9 @@ class Discrete(Process):
     def divergence(self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor) -> Tensor:
         true = F.one_hot(ids, self.mask_id).to(probs)
         true, model = self.posterior(x_t, true, t, s), self.posterior(x_t, probs, t, s)
-        return (torch.special.xlogy(true, true) - torch.special.xlogy(true, model)).sum(-1)
+        return (torch.special.xlogy(true, true) - torch.special.xlogy(true, model.clamp(min=TINY))).sum(
+            -1
+        )
 
     def prior_divergence(self, ids: Tensor) -> Tensor:
         return torch.zeros(ids.shape, device=ids.device)

@@ -116,7 +116,3 @@ class Process(nn.Module, ABC):
         language where it is not. `log_posterior` is the method's result, computed once a step.
         """
         return self.reread(torch.softmax(log_posterior, dim=-1))
-
-    def loss(self, logits: Tensor, ids: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Nats a token, `(B, L)`: the cross-entropy of the clean token."""
-        return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
