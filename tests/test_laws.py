@@ -39,6 +39,8 @@ GENERATORS = [
     if issubclass(PROCESSES[names[0]], Gaussian) or not SAMPLERS[names[1]].gaussian
     # every pair of a process, a sampler and a decoder; all triples of the usual ones
     if names[0] == "embedding" or names[1] in ("confidence", "ancestral") or names[2] == "softmax"
+    # a hundred evaluations a text
+    if names[1] != "ode" or names in (("embedding", "ode", "softmax"), ("simplex", "ode", "sample"))
 ]
 ENDS_AT_ZERO = ("langevin", "ode")
 GAUSSIAN = [name for name in PROCESSES if issubclass(PROCESSES[name], Gaussian)]

@@ -21,7 +21,7 @@ SLOW = {"ncsn", "sde", "density"}  # thousands of evaluations
     ids=lambda section: section.__name__,
 )
 def test_lines_are_within_their_limits(section):
-    lines = list(rows(section, 600))
+    lines = list(rows(section, 300))
     over = [
         (line["component"], line["measured"], line["threshold"]) for line in lines if not line["passed"]
     ]

@@ -145,5 +145,5 @@ def test_processes_on_tokens_have_no_equation(process, sampler):
 
 
 def test_too_few_evaluations_for_a_tolerance():
-    with pytest.raises(ValueError, match=r"not reached in .* steps; raise"):
+    with pytest.raises(ValueError, match=r"not reached in .* steps of 6 evaluations; raise"):
         check_sampler("embedding", SAMPLERS["ode"](20, tolerance=1e-5), count=2)

@@ -209,6 +209,13 @@ class Adaptive(Schedule):
         left, edge = self.edges[right - 1], self.edges[right]
         return (left + (t64 - low) / (high - low) * (edge - left)).float()
 
+    def time(self, gamma: Tensor) -> Tensor:
+        right = torch.searchsorted(self.edges, gamma.double().contiguous(), right=True)
+        right = right.clamp(1, len(self.edges) - 1)
+        left, edge = self.edges[right - 1], self.edges[right]
+        low, high = self.cdf[right - 1], self.cdf[right]
+        return (low + (gamma.double() - left) / (edge - left) * (high - low)).clamp(0, 1)
+
     @torch.no_grad()
     def observe(self, t: Tensor, nll: Tensor) -> None:
         gamma = self.gamma(t).double()
