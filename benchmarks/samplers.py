@@ -20,16 +20,15 @@ from textdiff.metrics import ROUGE_SCORER, bleu, rouge
 
 WAYS: dict[str, dict[str, Any]] = {
     "confidence": {"sampler": "confidence"},
-    "ancestral": {"sampler": "ancestral"},
-    "ddim": {"sampler": "ddim"},
+    "ancestral": {"sampler": "ancestral", "decoder": "softmax"},
+    "ddim": {"sampler": "ddim", "decoder": "softmax"},
     "renoise": {"sampler": "renoise", "decoder": "sample"},
-    "churn": {"sampler": "churn"},
-    "dpm": {"sampler": "dpm"},
-    "dpm, order 3": {"sampler": {"name": "dpm", "order": 3}},
-    "heun": {"sampler": "heun"},
-    "corrector": {"sampler": "corrector"},
-    "langevin": {"sampler": {"name": "langevin", "repeats": 2}},
-    "sde": {"sampler": "sde"},
+    "churn": {"sampler": "churn", "decoder": "softmax"},
+    "dpm": {"sampler": "dpm", "decoder": "softmax"},
+    "dpm, order 3": {"sampler": {"name": "dpm", "order": 3}, "decoder": "softmax"},
+    "heun": {"sampler": "heun", "decoder": "softmax"},
+    "corrector": {"sampler": "corrector", "decoder": "softmax"},
+    "sde": {"sampler": "sde", "decoder": "softmax"},
 }
 TEMPERATURES = (0.3, 0.6, 1.0)
 CHOICE = 16

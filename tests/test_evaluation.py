@@ -56,6 +56,8 @@ def test_the_twin_is_exact(tmp_path, files, held):
         with torch.no_grad():
             losses = model.loss(batch, 0)
         total, count = total + float((losses.nll * losses.mask).sum()), count + int(losses.mask.sum())
+    with pytest.raises(SystemExit, match="its likelihood is exact"):
+        main(["evaluate", str(tmp_path / "model"), str(held), "--evaluations", "4"])
     assert found["kind"] == "exact" and set(found["parts"]) == {"tokens"}
     assert found["bits_per_token"] == pytest.approx(total / count / math.log(2), rel=1e-5)
 
@@ -78,6 +80,8 @@ def test_rouge_on_the_command_line(trained, held, capsys):
     [
         (["--text_column", "target"], "it holds texts alone, the model wants texts with sources"),
         (["--bound", "best"], "unknown bound 'best'"),
+        (["--evaluations", "0"], "must be at least 1, not 1000 and 0"),
+        (["--bound", "diffusion", "--steps", "-2"], "must be at least 1, not -2"),
         (["--text_column", "nothing"], "no columns"),
     ],
 )
@@ -89,3 +93,14 @@ def test_mistakes_end_in_one_line(trained, held, args, message):
 def test_a_missing_file_is_named(trained):
     with pytest.raises(SystemExit, match="nowhere"):
         main(["evaluate", str(trained / "model"), "nowhere.jsonl"])
+
+
+def test_processes_on_tokens_have_no_density():
+    from test_blocks import make_model
+
+    model = make_model(process="masked")
+    ids = torch.full((1, 4), model.tokenizer.eos_id)
+    whole = torch.ones_like(ids, dtype=torch.bool)
+    batch = {"ids": ids, "mask": whole, "valid": whole, "index": torch.zeros(1, dtype=torch.long)}
+    with pytest.raises(ValueError, match="Masked has no density"):
+        model.nats(batch, 0, bound="ode")

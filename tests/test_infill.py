@@ -12,7 +12,17 @@ from textdiff.decoder import DECODERS
 from textdiff.diffusion import TextDiffusion
 from textdiff.generation import generate_texts
 from textdiff.process import PROCESSES
-from textdiff.sampler import SAMPLERS, Predict, Replacing, Resampling
+from textdiff.process.discrete import MaskAndReplace
+from textdiff.sampler import (
+    SAMPLERS,
+    DPMSolver,
+    Heun,
+    Predict,
+    PredictorCorrector,
+    Replacing,
+    Resampling,
+)
+from textdiff.schedule import Cosine
 from textdiff.testing import MarkovLanguage, OneStream, OracleDenoiser, check_sampler, exact_process
 from textdiff.tokenizer import OPEN, Tokenizer
 
@@ -319,6 +329,9 @@ def test_a_model_that_knows_the_language_repairs_it(process):
         ({"given": "repaint", "controls": [Contain("b")]}, "no controls"),
         ({"noise": 1.0}, "between 0 and 1"),
         ({"noise": 0.1, "sampler": "ode"}, "samplers that go step by step"),
+        ({"noise": 0.1, "length": 3}, "its own length"),
+        ({"noise": 0.1, "gap": "___"}, "no gaps"),
+        ({"given": "repaint", "sampler": "langevin"}, "samplers that go step by step"),
     ],
 )
 def test_ways_that_do_not_go_together(options, message):
@@ -330,6 +343,33 @@ def test_ways_that_do_not_go_together(options, message):
 def test_a_text_longer_than_the_model_is_not_repaired():
     with pytest.raises(ValueError, match="positions: split it"):
         textdiff.denoise(make_model(), ["b c " * 400])
+
+
+def test_what_a_model_was_saved_with_does_not_stand_in_the_way():
+    model = make_model()
+    model.config.generation = {"block_length": 3, "sampler": "confidence", "steps": 4}
+    assert len(textdiff.denoise(model, ["b c"])) == 1
+    assert len(generate_texts(model, prompt=["b ___ c"], gap="___", length=7, given="replace").texts) == 1
+    with pytest.raises(ValueError, match="none of them empty"):
+        generate_texts(model, num_samples=2, noise=0.1)
+
+
+@pytest.mark.parametrize("replace", [0.1, 0.5, 1.0])
+def test_noise_is_the_share_of_wrong_words_among_those_seen(replace):
+    process = MaskAndReplace(torch.nn.Embedding(50, 4), Cosine(), replace=replace)
+    ids = torch.randint(50, (2000, 10), generator=torch.Generator().manual_seed(0))
+    t = torch.full(ids.shape, process.time_of(0.15))
+    seen = process.corrupt(ids, t, OneStream(0))
+    words = seen != process.mask_id
+    assert (seen != ids)[words].double().mean().item() == pytest.approx(0.15, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "sampler", [Heun(31), PredictorCorrector(31, corrections=2), DPMSolver(31, order=3)]
+)
+def test_resampling_keeps_the_options_of_its_sampler_and_its_budget(sampler):
+    found = check_sampler("embedding", Resampling(sampler, 3), count=4)
+    assert 20 < found.evaluations <= 31
 
 
 def test_denoise_on_the_command_line(unconditional, tmp_path, capsys):

@@ -611,12 +611,12 @@ def test_training_reaches_the_embeddings(name):
 LENGTHS, SOURCES = (3, 9, 1, 6), (5, 2, 8, 1)
 
 
-def make_model(process: str, conditioning: str) -> TextDiffusion:
+def make_model(process: str, conditioning: str, **options: dict) -> TextDiffusion:
     """Untrained, but every part has a say: all weights perturbed."""
     tokenizer = Tokenizer.train(["a few words"], 260)
     sizes = {"width": 16, "depth": 2, "heads": 2, "embedding_width": 16, "max_length": 12}
     sizes |= {"encoder_depth": 1, "max_source_length": 30}
-    config = Config(process=process, conditioning=conditioning, **sizes)
+    config = Config(process=process, conditioning=conditioning, **sizes, **options)
     torch.manual_seed(3)
     model = TextDiffusion(config, tokenizer).eval()
     with torch.no_grad():
@@ -660,6 +660,13 @@ def test_a_text_does_not_depend_on_its_batch(process, sampler, decoder, conditio
     assert generate(model, [3, 1], 3, *names) == [together[3], together[1]]
     assert len({tuple(text) for text in together}) == 4
     assert len(set(together[1])) > 3, "texts are too dull to tell"
+
+
+def test_the_adaptive_solver_takes_no_noise_from_a_text_for_the_steps_of_others():
+    """Tokens are drawn at the end alone; where words are still unsure there, draws tell."""
+    model = make_model("embedding", "cross", schedule={"name": "gumbel", "gamma_min": -2.0})
+    together = generate(model, [0, 1, 2, 3], 0, "ode", "sample", 1.0)
+    assert [generate(model, [i], 0, "ode", "sample", 1.0)[0] for i in range(4)] == together
 
 
 def test_the_source_matters_to_a_perturbed_model():

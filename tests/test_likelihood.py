@@ -9,6 +9,7 @@ from textdiff.likelihood import diffusion_bound, ode_log_density, order_bound, s
 from textdiff.noise import Noise
 from textdiff.process import PROCESSES
 from textdiff.sampler.ode import integrate
+from textdiff.schedule import SCHEDULES
 from textdiff.testing import MarkovLanguage, OneStream, OracleDenoiser, exact_process, gaussian_evidence
 
 LANGUAGE = MarkovLanguage()
@@ -57,26 +58,38 @@ def test_only_open_tokens_are_paid_for(name):
         assert -4 * error < gap < limit + 4 * error
 
 
-def test_the_density_integrates_what_padding_and_given_numbers_leave():
-    """A closed position changes nothing but the evidence it gives: here none is left of it."""
-    process, ids = exact_process("embedding"), LANGUAGE.sample(3, seed=4)
-    x_0 = process.corrupt(process.encode(ids), torch.zeros(ids.shape), OneStream(0))
-    whole = torch.ones_like(ids, dtype=torch.bool)
-    one = ode_log_density(denoise_of(process), process, x_0, whole, probes=2, noise=OneStream(1))
-    two = ode_log_density(denoise_of(process), process, x_0, whole, probes=2, noise=OneStream(1))
-    assert torch.equal(one, two)
-    exact = LANGUAGE.log_evidence(gaussian_evidence(process, x_0, 0.0))
-    assert one == pytest.approx(exact, abs=25.0)
+@pytest.mark.parametrize("schedule", ["cosine", "ve"])
+@pytest.mark.parametrize("probes", [None, 60])
+def test_the_density_of_open_words_is_the_conditional_one(probes, schedule):
+    """log p(four noisy words | the other four), with the trace exact or from random directions."""
+    process, ids = exact_process("embedding", SCHEDULES[schedule](-5.0, 8.0)), LANGUAGE.sample(3, seed=4)
+    mask = torch.arange(8).expand(ids.shape) % 2 == 0
+    clean = process.encode(ids)
+    noisy = process.corrupt(clean, torch.zeros(ids.shape), OneStream(0))
+    x_0 = torch.where(mask[..., None], noisy, clean)
+    known = torch.full((*ids.shape, 6), -1e4).double().scatter(2, ids[..., None], 0.0)
+    evidence = gaussian_evidence(process, x_0, 0.0)
+    joint = LANGUAGE.log_evidence(torch.where(mask[..., None], evidence, known))
+    given = LANGUAGE.log_evidence(torch.where(mask[..., None], torch.zeros_like(known), known))
+    options = {} if probes is None else {"probes": probes, "noise": OneStream(1)}
+    found = ode_log_density(denoise_of(process), process, x_0, mask, **options)
+    numbers = int(mask[0].sum()) * 8
+    limit = 3e-3 * numbers if probes is None else 0.06 * numbers
+    assert found == pytest.approx(joint - given, abs=limit)
 
 
 def test_every_row_is_solved_by_itself():
-    def flow(u, y):
-        return -y * torch.arange(1, 1 + len(y))[:, None] * rates
-
     rates = torch.tensor([1.0, 4.0]).double()
-    y = torch.ones(5, 2).double()
-    together = integrate(flow, y, 0.0, 1.0, 1e-6, 200)
-    assert together == pytest.approx(torch.exp(-torch.arange(1, 6)[:, None] * rates), abs=1e-5)
+
+    def solve(rows):
+        speed = torch.arange(1, 6)[rows, None] * rates
+        y = torch.ones(len(rows), 2).double()
+        return integrate(lambda u, y: -y * speed, y, 0.0, 1.0, 1e-3, 200)
+
+    together = solve([0, 1, 2, 3, 4])
+    assert together == pytest.approx(torch.exp(-torch.arange(1, 6)[:, None] * rates), abs=1e-2)
+    for row in range(5):
+        assert torch.equal(solve([row])[0], together[row]), "steps of the others"
 
 
 def test_a_tolerance_out_of_reach_is_refused():

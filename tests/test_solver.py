@@ -99,24 +99,35 @@ def test_solvers_of_one_ode_agree():
 
 def test_corrections_are_of_every_text_by_itself():
     """The length of a Langevin step upstream is a mean over the batch."""
-    predict = make_predict()
+    noise = OneStream(1).normal((2, *IDS.shape, 8)).double()
     x_t = OneStream(5).normal((*IDS.shape, 8)).double()
-    x_t[1:] *= 30  # would dominate a mean of norms
+    x_t[1:] *= 30  # would rule a mean of norms
     t, s = 0.6 * WHOLE.double(), 0.5 * WHOLE.double()
 
-    def step(rows):
-        predict.hold(IDS[rows], WHOLE[rows])
-        predict.valid, predict.noise = WHOLE[rows], OneStream(1)
-        x_s, _ = PredictorCorrector(9).step(predict, x_t[rows], t[rows], s[rows], [])
-        return x_s
+    class Rows:
+        def __init__(self, rows):
+            self.left = [noise[0][rows], noise[1][rows]]
 
-    alone, predict = step([0]), make_predict()
+        def normal(self, shape):
+            return self.left.pop(0)
+
+    def step(rows):
+        predict = make_predict()
+        predict.valid, predict.noise = WHOLE[rows], Rows(rows)
+        predict.hold(IDS[rows], WHOLE[rows])
+        return PredictorCorrector(9).step(predict, x_t[rows], t[rows], s[rows], [])[0]
+
     together = step(list(range(12)))
-    predict = make_predict()
-    assert torch.isfinite(together).all()
-    assert alone.shape == together[:1].shape
-    scale = (alone - x_t[:1]).square().mean().sqrt() / (together[:1] - x_t[:1]).square().mean().sqrt()
-    assert 0.7 < scale < 1.4
+    for row in (0, 1, 7):
+        assert torch.allclose(step([row])[0], together[row], rtol=1e-6)
+
+
+def test_langevin_steps_are_spread_over_ten_levels_or_more():
+    """At two levels the last prediction reads noise, however many steps they have."""
+    found = [check_sampler("embedding", SAMPLERS["langevin"](n), count=800) for n in (16, 41, 201)]
+    assert [check.evaluations for check in found] == [16, 41, 201]
+    first, second, third = (check.distance for check in found)
+    assert third < 0.1 and 0.6 * first > second > 1.5 * third
 
 
 @pytest.mark.parametrize(
@@ -127,6 +138,7 @@ def test_corrections_are_of_every_text_by_itself():
         ({"name": "corrector", "corrections": 0}, "corrections must be at least 1"),
         ({"name": "langevin", "epsilon": -1}, "epsilon positive"),
         ({"name": "langevin", "repeats": 0}, "repeats must be at least 1"),
+        ({"name": "langevin", "repeats": 8}, "not two levels"),
         ({"name": "churn", "gamma": -0.1}, "gamma must not be negative"),
         ({"name": "ode", "tolerance": 0}, "tolerance must be positive"),
         ({"name": "heun", "order": 2}, "unexpected keyword"),

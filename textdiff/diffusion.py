@@ -240,12 +240,22 @@ class TextDiffusion(TextModel):
 
         Args:
             bound: "order" (any order, as the sampler `confidence` writes), "diffusion" (the ELBO of
-                `ancestral` with `steps` steps) or "ode" (the density of the state; Gaussian processes).
-            evaluations: terms of a bound for every text, or random directions for the density; each
-                predicts twice where a model is trained on its own predictions, but for the density.
+                `steps` ancestral steps) or "ode" (the density of the state; Gaussian processes).
+            evaluations: terms of a bound for every text, or random directions for the density. A model
+                that is trained on its own predictions predicts twice for a term, the second time with the
+                first in view: the bound is that of a sampler that does so, too. The density does not.
+
+        Raises:
+            ValueError: an unknown bound, one that the process has not, or counts below 1.
         """
         if bound not in BOUNDS:
             raise ValueError(f"unknown bound {bound!r}; choose one of: {', '.join(BOUNDS)}")
+        if min(steps, evaluations) < 1:
+            raise ValueError(f"steps and evaluations must be at least 1, not {steps} and {evaluations}")
+        if bound == "ode" and not self.process.gaussian:
+            raise ValueError(
+                f"bound ode: {type(self.process).__name__} has no density; choose order or diffusion"
+            )
         ids, valid = batch["ids"], batch["valid"]
         context = self.read(batch.get("source"), batch.get("source_mask"))
         mask = batch["mask"] & (self.denoiser.bar[ids] == 0)
@@ -272,14 +282,15 @@ class TextDiffusion(TextModel):
         options = request.options
         given, noise = options.get("given", "conditional"), options.get("noise")
         usual = "confidence" if given == "conditional" and noise is None else "ancestral"
-        sampler = build(SAMPLERS, options.get("sampler", usual), options.get("steps", 16))
+        steps = [options["steps"]] if "steps" in options else []  # else the sampler's own
+        sampler = build(SAMPLERS, options.get("sampler", usual), *steps)
         kind = Predict if given == "conditional" else Replacing
         if given == "repaint":
             sampler = Resampling(sampler)
         check_given(given, noise, options)
         # the likeliest answer to a source; drawn from nothing, or where a temperature is asked for
         drawn = self.config.conditioning == "none" or "temperature" in options
-        usual = "sample" if drawn else "softmax"
+        usual = "sample" if drawn and sampler.draws else "softmax"
         spec = named(options.get("decoder", usual))
         decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
         with precision(self.device, request.dtype):
@@ -291,7 +302,7 @@ class TextDiffusion(TextModel):
             parts = {"denoiser": denoiser, "sampler": sampler, "decoder": decoder, "context": context}
             return self.write_blocks(request, **parts)
         ids, mask, valid = self.lay_out(request, context) if noise is None else lay_text(request, self)
-        start = 1.0 if noise is None else float(self.process.schedule.time(torch.tensor(noise).logit()))
+        start = 1.0 if noise is None else self.process.time_of(noise)
         draws = Noise(request.seed, request.index, valid)
         frames: list[Tensor] = []
         watch = frames.append if request.watch else None

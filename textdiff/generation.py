@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from textdiff.batches import pad
+from textdiff.config import named
 from textdiff.control import WordAt
 from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
@@ -139,8 +140,8 @@ def choose(
         known = ", ".join(sorted(model.options))
         raise ValueError(f"unknown option {', '.join(sorted(unknown))}; this model takes {known}")
     own = {key: value for key, value in model.config.generation.items() if key in model.options}
-    if gap is not None:
-        own.pop("block_length", None)
+    for name in unasked(options, gap):
+        own.pop(name, None)
     options = own | options
     for control in options.get("controls", ()):
         control.bind(model.tokenizer)
@@ -149,6 +150,15 @@ def choose(
     if candidates > 1 and options.get("block_length") is not None:
         options = {"decoder": "sample"} | options
     return options
+
+
+def unasked(options: dict[str, Any], gap: str | None) -> list[str]:
+    """Saved options that a request of another kind does not mean."""
+    special = options.get("noise") is not None or options.get("given", "conditional") != "conditional"
+    names = ["block_length"] if gap is not None or special else []
+    if named(options.get("sampler", "confidence"))["name"] in ("ode", "langevin"):
+        names.append("steps")  # theirs are many
+    return [*names, "sampler"] if special else names
 
 
 def check(

@@ -27,7 +27,7 @@ def check_given(given: str, noise: float | None, options: dict[str, Any]) -> Non
     if given == "conditional" and noise is None:
         return
     what = f"given={given}" if noise is None else "repairing a text"
-    if named(options.get("sampler", "ancestral"))["name"] in ("confidence", "ode", "dpm"):
+    if named(options.get("sampler", "ancestral"))["name"] in ("confidence", "ode", "dpm", "langevin"):
         raise ValueError(f"{what} is for samplers that go step by step, such as ancestral")
     if options.get("block_length") is not None or options.get("controls"):
         raise ValueError(f"{what} knows no block_length and no controls; leave them out")
@@ -72,6 +72,14 @@ def lay_out(request: Request, lengths: Lengths, most: int, pad_id: int, device: 
 def lay_text(request: Request, model: TextModel) -> Layout:
     """Whole texts to be repaired; the source of a prefix model and the EOS stay."""
     rows, most = [[*ids, model.tokenizer.eos_id] for ids in request.prompt], model.config.max_length
+    if request.length or request.gap_length or any(OPEN in ids for ids in rows):
+        raise ValueError(
+            "a text that is repaired has its own length and no gaps: leave out length and gap"
+        )
+    if any(len(ids) - hidden < 2 for ids, hidden in zip(rows, request.hidden.tolist(), strict=True)):
+        raise ValueError(
+            "noise is for texts to be repaired: give them as prompt=[...], none of them empty"
+        )
     if (longest := max(map(len, rows))) > most:
         raise ValueError(
             f"a text of {longest} tokens, EOS included, is beyond the model's {most} positions: split it"

@@ -6,8 +6,8 @@
     mean_square     |c[w] - x_0_hat|^2                 (Diffusion-LM, Li et al. 2022, arXiv:2205.14217)
     anchor          mean_square + cross_entropy        (Difformer, Gao et al. 2022, arXiv:2212.09412)
 
-The mean over uniform t of `variational` is the bound itself, in nats, whatever the schedule: one that
-follows the losses (`gumbel`, `warped`) samples the times that matter more often.
+The mean of `variational` over a uniform time of the whole text is the bound itself, in nats, whatever the
+schedule: one that follows the losses (`gumbel`, `warped`) samples the times that matter more often.
 """
 
 from collections.abc import Callable

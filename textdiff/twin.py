@@ -17,6 +17,7 @@ and a search ends when K texts are finished and none scores below the best unfin
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,8 +115,17 @@ class Twin(TextModel):
         return Losses(nll, batch["mask"] & (self.bar[batch["ids"]] == 0))
 
     @torch.no_grad()
-    def nats(self, batch: dict[str, Tensor], seed: int) -> Nats:
-        """Exact."""
+    def nats(self, batch: dict[str, Tensor], seed: int, **options: Any) -> Nats:
+        """Exact.
+
+        Raises:
+            ValueError: options of a bound.
+        """
+        if options:
+            raise ValueError(
+                f"{', '.join(options)}: an autoregressive model needs no bound, its likelihood is exact: "
+                "leave it out"
+            )
         losses = self.loss(batch, seed)
         nats = (losses.nll * losses.mask).double().sum(1).cpu()
         return Nats({"tokens": nats}, losses.mask.sum(1).cpu(), "exact")

@@ -102,6 +102,13 @@ class Discrete(Process):
         # a total of zero: the prediction denies what stands there, which cannot change any more
         return torch.where((u < stay) | (total == 0), x_t, new)
 
+    def time_of(self, noise: float) -> float:
+        if not self.replace:
+            return super().time_of(noise)
+        # of the words that are seen, masks left out
+        odds = noise / (1 - noise) / self.replace
+        return super().time_of(odds / (1 + odds))
+
     def taken(self, ids: Tensor, t: Tensor, noise: Noise) -> Tensor:
         # random words are mistakes already
         return ids.clone() if self.replace else super().taken(ids, t, noise)

@@ -85,6 +85,10 @@ class Process(nn.Module, ABC):
     def renoise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """x_t ~ q(x_t | x_s) for t >= s: on with the noising."""
 
+    def time_of(self, noise: float) -> float:
+        """Time at which so large a share of a text, or of the variance of its state, is noise."""
+        return float(self.schedule.time(torch.tensor([noise], device=self.log_prior.device).logit()))
+
     def taken(self, ids: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """State at `t` of a text with mistakes, which more noise hides from a process on other states."""
         return self.corrupt(self.encode(ids), t, noise)

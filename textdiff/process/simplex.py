@@ -67,7 +67,9 @@ class Simplex(Gaussian):
 
     def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
         """Posterior mean beside the mean embedding under softmax(K x_t), `(B, L, 2 D)`."""
-        read = self.reread(torch.softmax(self.half_width * x_t, -1))
+        alpha, sigma = self.schedule(column(t, x_t))
+        unit = self.half_width / (alpha**2 + sigma**2).sqrt()  # K where the variance is constant
+        read = self.reread(torch.softmax(unit * x_t, -1))
         return torch.cat([super(Gaussian, self).features(x_t, t, log_posterior), read], -1)
 
 

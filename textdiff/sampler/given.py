@@ -6,6 +6,8 @@ noise and not the words, so what they become does not fit the words exactly, how
 arXiv:2201.09865, algorithm 1).
 """
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,9 @@ class Resampling(Sampler):
 
     def times(self, schedule: Schedule) -> Tensor:
         """As even as the sampler's, but fewer."""
-        return type(self.sampler)((self.steps - 1) // self.repeats + 1).times(schedule)
+        alike = copy(self.sampler)
+        alike.steps = (self.steps - 1) // self.repeats + 1
+        return alike.times(schedule)
 
     def step(
         self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]

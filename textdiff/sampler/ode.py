@@ -68,7 +68,7 @@ class ODE(Solver):
         return torch.tensor([1.0, 0.0])
 
     def clean(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
-        predict(x_t, t)
+        predict.read(x_t, t)
         mean = predict.process.mean(predict.latest)
         return mean if predict.shift is None else mean + predict.shift
 

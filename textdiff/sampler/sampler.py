@@ -86,6 +86,10 @@ class Predict:
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Decoded probabilities `(B, L, V)` at the times `t (B, L)`."""
+        return self.settle(self.decoder(self.read(x_t, t), self.noise))
+
+    def read(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Logits; their own probabilities are `latest` then."""
         with precision(x_t.device, self.dtype):
             logits = self.denoiser(
                 x_t,
@@ -98,7 +102,7 @@ class Predict:
         self.evaluations += self.denoiser.evaluations
         self.shift = getattr(self.denoiser, "shift", None)
         self.latest = self.settle(torch.softmax(logits, -1))
-        return self.settle(self.decoder(logits, self.noise))
+        return logits
 
     def settle(self, probs: Tensor) -> Tensor:
         """All mass on the given tokens, in place: `where` over the vocabulary costs a tenth of a step."""
@@ -139,6 +143,7 @@ class Sampler:
     tau: float | None = None  # share of fresh noise; None = the posterior's
     shifts = True  # steps from a clean mean, which controls can move
     gaussian = False  # needs a Gaussian process
+    draws = True  # works with drawn tokens; False = steps along the mean of all
     cost = 1  # network evaluations a step
 
     def __init__(self, steps: int = 16) -> None:
@@ -193,13 +198,13 @@ class Sampler:
 class DDIM(Sampler):
     """Deterministic steps (Song et al. 2021, arXiv:2010.02502); Gaussian processes only."""
 
-    tau, gaussian = 0.0, True
+    tau, gaussian, draws = 0.0, True, False
 
 
 class Renoise(DDIM):
     """All noise fresh at every step (SSD-LM, Han et al. 2023, arXiv:2210.17432, algorithm 2)."""
 
-    tau = 1.0
+    tau, draws = 1.0, True
 
 
 class Confidence(Sampler):

@@ -24,7 +24,7 @@ TINY = 1e-12
 class Solver(Sampler):
     """A sampler that reads the clean mean."""
 
-    gaussian = True
+    gaussian, draws = True, False
 
     def clean(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
         """Clean mean `(B, L, D)`, moved by controls."""
@@ -50,7 +50,7 @@ class EulerMaruyama(Solver):
 
 
 class PredictorCorrector(Solver):
-    """An ancestral step, then Langevin steps (3) at the new time (Song et al. 2021, algorithms 3 to 5).
+    """An ancestral step, then Langevin steps (3) at the new time (Song et al. 2021, algorithms 2 to 5).
 
     The length a = 2 (snr |z| / |score|)^2 is every text's own; the authors' code takes means over a
     batch, on which texts would then depend. Their factor alpha, for one kind of schedule, is left out.
@@ -88,22 +88,27 @@ def norm(x: Tensor, mask: Tensor) -> Tensor:
 class AnnealedLangevin(Solver):
     """NCSN: Langevin steps (3) at falling noise levels (Song and Ermon 2019, arXiv:1907.05600).
 
-    a = epsilon sigma^2: in the paper's words epsilon / sigma_L^2. The last prediction is its final
-    denoising (Jolicoeur-Martineau et al. 2021, arXiv:2009.05475).
+    a = epsilon sigma^2. The last prediction is its final denoising (Jolicoeur-Martineau et al. 2021,
+    arXiv:2009.05475). It takes hundreds of evaluations.
 
     Args:
         steps: network evaluations, `repeats` a level.
-        repeats: steps at a level. epsilon: length of a step.
+        repeats: steps at a level; None = 20, or fewer so that there are ten levels.
+        epsilon: length of a step.
     """
 
-    def __init__(self, steps: int = 16, *, repeats: int = 20, epsilon: float = 0.2) -> None:
+    def __init__(self, steps: int = 200, *, repeats: int | None = None, epsilon: float = 0.2) -> None:
         super().__init__(steps)
+        repeats = min(20, max(1, (steps - 1) // 10)) if repeats is None else repeats
         if repeats < 1 or epsilon <= 0:
             raise ValueError(
                 f"langevin: repeats must be at least 1 and epsilon positive, not {repeats}, {epsilon}"
             )
-        self.repeats, self.epsilon = min(repeats, max(1, steps - 1)), epsilon
-        self.cost = self.repeats
+        if steps > 1 and (steps - 1) // repeats < 2:
+            raise ValueError(
+                f"langevin: {steps} steps of {repeats} repeats are not two levels; raise steps"
+            )
+        self.repeats, self.epsilon, self.cost = repeats, epsilon, repeats
 
     def times(self, schedule: Schedule) -> Tensor:
         """Levels from t = 1 to t = 0, where the last prediction is made."""
@@ -140,8 +145,9 @@ class Heun(Solver):
 
 
 class DPMSolver(Solver):
-    """DPM-Solver++ with the predictions of the last steps (Lu et al. 2022, arXiv:2211.01095, 2M and 3M).
+    """DPM-Solver++ with the predictions of the last steps (Lu et al. 2022, arXiv:2211.01095).
 
+    In the form of the scheduler of `diffusers` with `solver_type="heun"`, which knows a third order, too.
     The grid is even in gamma. With lambda = -gamma / 2, h = lambda_s - lambda_t and differences D of the
     clean mean over lambda,
 
@@ -186,7 +192,7 @@ class DPMSolver(Solver):
 
 
 class Churn(Solver):
-    """Noise is added, then more of it taken away by DDIM (Karras et al. 2022, algorithm 2; ELF's gamma).
+    """Noise is added, then more of it taken away by DDIM (Karras et al. 2022, algorithm 2).
 
     From t back to t + gamma (t - s), then down to s: errors of earlier steps are washed out, as by
     `ancestral`, in an amount that can be chosen.
