@@ -3,7 +3,8 @@
     dy / du = y - x_0_hat,   y = x / alpha,   u = log(sigma / alpha) = gamma / 2
 
 is equation (2) of `solver.py` over the logarithm. Every text takes its own steps, by the largest error of
-its numbers, so that none depends on its batch or padding.
+its numbers: its batch and padding matter by rounding alone, which adaptive steps magnify up to the
+tolerance.
 """
 
 from collections.abc import Callable
