@@ -186,7 +186,7 @@ BUGS = [
         "return alpha",
         "laws",
     ),
-    Bug("half width forgotten", "process/simplex.py", "self.half_width * x_t", "x_t", "simplex"),
+    Bug("half width forgotten", "process/simplex.py", "unit * x_t", "x_t", "simplex"),
     Bug(
         "coloured noise taken for white",
         "process/simplex.py",
@@ -387,15 +387,15 @@ BUGS = [
     Bug(
         "re-noising with the old noise",
         "sampler/sampler.py",
-        "    tau = 1.0",
-        "    tau, gaussian = 0.0, True",
+        "    tau, draws = 1.0, True",
+        "    tau, draws = 0.0, True",
         "laws",
     ),
     Bug(
         "DDIM with fresh noise",
         "sampler/sampler.py",
-        "    tau, gaussian = 0.0, True",
-        "    tau = 1.0",
+        "    tau, gaussian, draws = 0.0, True, False",
+        "    tau, gaussian, draws = 1.0, True, False",
         "laws",
     ),
     Bug("time grid reversed", "sampler/sampler.py", "linspace(1, 0,", "linspace(0, 1,", "laws"),
@@ -662,8 +662,8 @@ BUGS = [
     Bug(
         "blocks of a saved model with gaps",
         "generation.py",
-        'own.pop("block_length", None)',
-        "pass",
+        'names = ["block_length"] if gap is not None or special else []',
+        "names = []",
         "import_checkpoint",
     ),
     Bug(

@@ -122,6 +122,22 @@ def test_corrections_are_of_every_text_by_itself():
         assert torch.allclose(step([row])[0], together[row], rtol=1e-6)
 
 
+def test_churn_predicts_where_it_has_added_noise():
+    seen = []
+
+    class Watching(OracleDenoiser):
+        def forward(self, x_t, t, **inputs):
+            seen.append(t[0, 0].item())
+            return super().forward(x_t, t, **inputs)
+
+    for gamma in (0.0, 0.5, 2.0):
+        seen.clear()
+        denoiser = Watching(exact_process("embedding"), MarkovLanguage())
+        inputs = (IDS, WHOLE, WHOLE, None, OneStream(0))
+        SAMPLERS["churn"](5, gamma=gamma)(Predict(denoiser, DECODERS["softmax"](), *inputs))
+        assert seen[:4] == pytest.approx([min(1.0, t + gamma * 0.2) for t in (1.0, 0.8, 0.6, 0.4)])
+
+
 def test_langevin_steps_are_spread_over_ten_levels_or_more():
     """At two levels the last prediction reads noise, however many steps they have."""
     found = [check_sampler("embedding", SAMPLERS["langevin"](n), count=800) for n in (16, 41, 201)]

@@ -99,16 +99,16 @@ class AnnealedLangevin(Solver):
 
     def __init__(self, steps: int = 200, *, repeats: int | None = None, epsilon: float = 0.2) -> None:
         super().__init__(steps)
-        repeats = min(20, max(1, (steps - 1) // 10)) if repeats is None else repeats
-        if repeats < 1 or epsilon <= 0:
+        if (repeats is not None and repeats < 1) or epsilon <= 0:
             raise ValueError(
                 f"langevin: repeats must be at least 1 and epsilon positive, not {repeats}, {epsilon}"
             )
-        if steps > 1 and (steps - 1) // repeats < 2:
+        if repeats is not None and (steps - 1) // repeats < 2:
             raise ValueError(
                 f"langevin: {steps} steps of {repeats} repeats are not two levels; raise steps"
             )
-        self.repeats, self.epsilon, self.cost = repeats, epsilon, repeats
+        self.repeats = repeats or min(20, max(1, (steps - 1) // 10))
+        self.epsilon, self.cost = epsilon, self.repeats
 
     def times(self, schedule: Schedule) -> Tensor:
         """Levels from t = 1 to t = 0, where the last prediction is made."""
