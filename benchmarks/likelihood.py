@@ -1,0 +1,54 @@
+"""Bits a token of trained models on one file: exact for the autoregressive one, bounds for the others.
+
+python benchmarks/likelihood.py --name e2e --test_file test.jsonl --models runs/a/model runs/b/model
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+
+from textdiff import load
+from textdiff.config import named
+from textdiff.evaluation import likelihood, open_data
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--test_file", required=True)
+    parser.add_argument("--models", nargs="+", required=True, help="model directories")
+    parser.add_argument("--bounds", nargs="+", default=["order", "diffusion"])
+    parser.add_argument("--evaluations", type=int, default=16, help="terms of a bound, a text")
+    parser.add_argument("--text_column")
+    parser.add_argument("--summary_column")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Every model under every bound."""
+    result, rows = common.header("likelihood", options.name, "test"), []
+    columns = {"text_column": options.text_column, "summary_column": options.summary_column}
+    for folder in options.models:
+        model = load(folder)
+        data = open_data(model, options.test_file, **columns)
+        exact = model.system == "autoregressive"
+        system = model.system if exact else named(model.config.process)["name"]
+        for bound in [None] if exact else options.bounds:
+            start = time.perf_counter()
+            how = {} if exact else {"bound": bound, "evaluations": options.evaluations}
+            found = likelihood(model, data, **how)
+            seconds = round(time.perf_counter() - start, 1)
+            rows.append(
+                {"system": system, "model": Path(folder).parent.name, **found, "seconds": seconds}
+            )
+            print(rows[-1], flush=True)
+    return result | {"evaluations": options.evaluations, "rows": rows}
+
+
+if __name__ == "__main__":
+    chosen = arguments()
+    print(common.write(run(chosen), f"likelihood-{chosen.name}"))
