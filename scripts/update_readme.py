@@ -107,11 +107,32 @@ def samplers() -> str:
         lines = ["| sampler | temperature | " + " | ".join(f"{n} steps" for n in steps) + " |"]
         lines.append("|---|---:|" + "---:|" * len(steps))
         for row in result["rows"]:
-            scores = [f"{100 * row['rougeL'][n]:.1f} / {row['bleu'][n]:.1f}" for n in steps]
+            scores = [f"{row['rougeL'][n]:.1f} / {row['bleu'][n]:.1f}" for n in steps]
             name = "any" if row["how"] == "confidence" else f"{row['temperature']:g}"
             lines.append(f"| `{row['how']}` | {name} | " + " | ".join(scores) + " |")
         title = f"ROUGE-L / BLEU of {result['texts']} validation texts of {result['dataset']}, model of "
         title += f"process `{result['rows'][0]['system']}`:"
+        where = f"commit {result['commit']}, {result['hardware']}, {result['date']}."
+        note = f"`{result['command']}`, {where} {result.get('note', '')}".strip()
+        parts.append("\n\n".join([title, "\n".join(lines), note]))
+    return "\n\n".join(parts)
+
+
+def likelihoods() -> str:
+    """Bits a token of every model under every bound."""
+    parts = []
+    for path in sorted(RESULTS.glob("likelihood-*.json")):
+        result = load(path.stem)
+        lines = ["| system | kind | bits a token | bits a character |", "|---|---|---:|---:|"]
+        for row in result["rows"]:
+            bits = f"{row['bits_per_token']:.3f} ± {2 * row['standard_error']:.3f}"
+            lines.append(
+                f"| {row['system']} | {row['kind']} | {bits} | {row['bits_per_character']:.3f} |"
+            )
+        title = (
+            f"**{result['dataset']}**, likelihood of {result['rows'][0]['texts']} test texts given their "
+        )
+        title += "sources, end of text and length included (± two standard errors over texts)."
         where = f"commit {result['commit']}, {result['hardware']}, {result['date']}."
         note = f"`{result['command']}`, {where} {result.get('note', '')}".strip()
         parts.append("\n\n".join([title, "\n".join(lines), note]))
@@ -140,7 +161,9 @@ def main() -> None:
     if quickstart:
         text = replace(text, "quickstart", "\n" + table(quickstart, FACTS))
     text = replace(text, "samplers", samplers())
-    results = "\n\n".join(part for part in (summaries(), unconditional(), control()) if part)
+    results = "\n\n".join(
+        part for part in (summaries(), likelihoods(), unconditional(), control()) if part
+    )
     path.write_text(replace(text, "results", results), encoding="utf-8")
 
 
