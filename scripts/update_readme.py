@@ -109,7 +109,7 @@ def samplers() -> str:
         for row in result["rows"]:
             scores = [f"{row['rougeL'][n]:.1f} / {row['bleu'][n]:.1f}" for n in steps]
             name = "any" if row["how"] == "confidence" else f"{row['temperature']:g}"
-            lines.append(f"| `{row['how']}` | {name} | " + " | ".join(scores) + " |")
+            lines.append(f"| {row['how']} | {name} | " + " | ".join(scores) + " |")
         title = f"ROUGE-L / BLEU of {result['texts']} validation texts of {result['dataset']}, model of "
         title += f"process `{result['rows'][0]['system']}`:"
         where = f"commit {result['commit']}, {result['hardware']}, {result['date']}."
