@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import BartConfig, BartForConditionalGeneration
 
-from textdiff.batches import pad
+from textdiff.batches import pad, to_device
 from textdiff.config import Config
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
@@ -95,7 +95,7 @@ def train(
     epochs = (data.train_dataloader() for _ in count())
     for step, batch in enumerate(islice(chain.from_iterable(epochs), steps), 1):
         with precision(DEVICE, fast_dtype(DEVICE)):
-            value = loss(model, common.to_device(batch, DEVICE))
+            value = loss(model, to_device(batch, DEVICE))
         chosen.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

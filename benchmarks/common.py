@@ -216,11 +216,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def to_device(batch: dict[str, Any], where: torch.device) -> dict[str, Any]:
-    """A batch with its tensors there."""
-    return {key: one.to(where) if isinstance(one, torch.Tensor) else one for key, one in batch.items()}
-
-
 def hardware() -> str:
     """Processor and number of threads, or the GPU."""
     if torch.cuda.is_available():

@@ -17,6 +17,7 @@ import common
 import torch
 
 from textdiff.batches import pad as pad_ids
+from textdiff.batches import to_device
 from textdiff.config import named
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
@@ -55,7 +56,7 @@ def judged(judge: TextModel, rows: list[list[int]]) -> float:
     total = count = 0.0
     for i in range(0, len(rows), 64):
         ids, valid = pad_ids(rows[i : i + 64], judge.tokenizer.pad_id)
-        batch = common.to_device({"ids": ids, "mask": valid, "valid": valid}, judge.device)
+        batch = to_device({"ids": ids, "mask": valid, "valid": valid}, judge.device)
         losses = judge.loss(batch, 0)
         total += float((losses.nll * losses.mask).sum())
         count += float(losses.mask.sum())

@@ -35,8 +35,13 @@ def table(result: dict[str, Any], columns: tuple[str, ...]) -> str:
         cells = [row["system"], how(row), str(row.get("nfe", "")), seconds]
         cells += [cell(row["metrics"][name]) for name in columns]
         lines.append("| " + " | ".join(cells) + " |")
-    origin = f"`{result['command']}`, commit {result['commit']}, {result['hardware']}, {result['date']}."
-    return "\n".join([*lines, "", f"{origin} {result.get('note', '')}".strip()])
+    return "\n".join([*lines, "", origin(result)])
+
+
+def origin(result: dict[str, Any]) -> str:
+    """Where figures come from."""
+    told = f"`{result['command']}`, commit {result['commit']}, {result['hardware']}, {result['date']}."
+    return f"{told} {result.get('note', '')}".strip()
 
 
 def load(name: str) -> dict[str, Any] | None:
@@ -91,10 +96,8 @@ def control() -> str:
         title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
         title += f"for; {budget(result)}, one training seed. "
         title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}."
-        where = f"commit {result['commit']}, {result['hardware']}, {result['date']}."
         plot = f"![success against perplexity](benchmarks/results/{path.stem}.png)"
-        note = f"`{result['command']}`, {where} {result['note']}"
-        parts.append("\n\n".join([title, "\n".join(lines), note, plot]))
+        parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
     return "\n\n".join(parts)
 
 
@@ -112,9 +115,7 @@ def samplers() -> str:
             lines.append(f"| {row['how']} | {name} | " + " | ".join(scores) + " |")
         title = f"ROUGE-L / BLEU of {result['texts']} validation texts of {result['dataset']}, model of "
         title += f"process `{result['rows'][0]['system']}`:"
-        where = f"commit {result['commit']}, {result['hardware']}, {result['date']}."
-        note = f"`{result['command']}`, {where} {result.get('note', '')}".strip()
-        parts.append("\n\n".join([title, "\n".join(lines), note]))
+        parts.append("\n\n".join([title, "\n".join(lines), origin(result)]))
     return "\n\n".join(parts)
 
 
@@ -133,9 +134,7 @@ def likelihoods() -> str:
             f"**{result['dataset']}**, likelihood of {result['rows'][0]['texts']} test texts given their "
         )
         title += "sources, end of text and length included (± two standard errors over texts)."
-        where = f"commit {result['commit']}, {result['hardware']}, {result['date']}."
-        note = f"`{result['command']}`, {where} {result.get('note', '')}".strip()
-        parts.append("\n\n".join([title, "\n".join(lines), note]))
+        parts.append("\n\n".join([title, "\n".join(lines), origin(result)]))
     return "\n\n".join(parts)
 
 

@@ -39,6 +39,11 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor
     return ids, valid
 
 
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch with its tensors there."""
+    return {key: one.to(device) if isinstance(one, Tensor) else one for key, one in batch.items()}
+
+
 def ranked(pairs: Sequence[Pair], rows: np.ndarray) -> np.ndarray:
     """`rows` by the length of `ids`, then of what is given."""
     lengths = [(len(pairs[row][0]), len(pairs[row][1])) for row in rows]

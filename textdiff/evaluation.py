@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textdiff.batches import to_device
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import summarization_report
@@ -60,8 +61,7 @@ def likelihood(
     parts: dict[str, list[Tensor]] = defaultdict(list)
     tokens, characters, found = [], 0, Nats({}, torch.zeros(0), "exact")
     for batch in loader:
-        moved = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        found = model.nats(moved, seed, **options)
+        found = model.nats(to_device(batch, model.device), seed, **options)
         tokens.append(found.tokens)
         for name, nats in found.parts.items():
             parts[name].append(nats)

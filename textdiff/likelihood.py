@@ -29,10 +29,10 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from textdiff.noise import Noise
+from textdiff.objective import token_nats
 from textdiff.process import Process
 from textdiff.process.gaussian import column
 from textdiff.sampler import keep
@@ -40,11 +40,6 @@ from textdiff.sampler.ode import integrate
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t (B, L), mask (B, L) -> logits (B, L, V)
 Parts = dict[str, Tensor]  # nats of every text, (B,), by where they come from
-
-
-def token_nats(logits: Tensor, ids: Tensor) -> Tensor:
-    """-log p(ids), `(B, L)`."""
-    return F.cross_entropy(logits.mT, ids, reduction="none")
 
 
 def total(nats: Tensor, mask: Tensor) -> Tensor:

@@ -22,9 +22,14 @@ Objective = Callable[[Process, Tensor, Tensor, Tensor, Tensor], Tensor]
 STEPS = 1000  # T
 
 
+def token_nats(logits: Tensor, ids: Tensor) -> Tensor:
+    """-log p(ids), `(B, L)`, of `logits (B, L, V)`."""
+    return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+
+
 def cross_entropy(process: Process, logits: Tensor, ids: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """Nats of the clean token `ids (B, L)` under `logits (B, L, V)`."""
-    return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+    return token_nats(logits, ids)
 
 
 def variational(process: Process, logits: Tensor, ids: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

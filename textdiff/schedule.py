@@ -202,19 +202,10 @@ class Adaptive(Schedule):
         """C at the edges, from mean nats `nll (n,)` seen `weight (n,)` times at gamma `x (n,)`."""
 
     def gamma(self, t: Tensor) -> Tensor:
-        t64 = t.double()
-        right = torch.searchsorted(self.cdf, t64.contiguous(), right=True)
-        right = right.clamp(1, len(self.cdf) - 1)
-        low, high = self.cdf[right - 1], self.cdf[right]
-        left, edge = self.edges[right - 1], self.edges[right]
-        return (left + (t64 - low) / (high - low) * (edge - left)).float()
+        return interpolate(t, self.cdf, self.edges).float()
 
     def time(self, gamma: Tensor) -> Tensor:
-        right = torch.searchsorted(self.edges, gamma.double().contiguous(), right=True)
-        right = right.clamp(1, len(self.edges) - 1)
-        left, edge = self.edges[right - 1], self.edges[right]
-        low, high = self.cdf[right - 1], self.cdf[right]
-        return (low + (gamma.double() - left) / (edge - left) * (high - low)).clamp(0, 1)
+        return interpolate(gamma, self.edges, self.cdf).clamp(0, 1)
 
     @torch.no_grad()
     def observe(self, t: Tensor, nll: Tensor) -> None:
@@ -238,6 +229,14 @@ class Adaptive(Schedule):
         mass = mass / mass.sum().clamp(min=1e-9)
         mass = (1 - self.floor) * mass + self.floor / len(mass)
         self.cdf[1:] = mass.cumsum(0) / mass.sum()
+
+
+def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """The straight lines through `xs (n,)`, which rise, and `ys (n,)`, at every entry of `x`; float64."""
+    x = x.double().contiguous()
+    right = torch.searchsorted(xs, x, right=True).clamp(1, len(xs) - 1)
+    low, high, left, edge = xs[right - 1], xs[right], ys[right - 1], ys[right]
+    return left + (x - low) / (high - low) * (edge - left)
 
 
 class Gumbel(Adaptive):

@@ -82,10 +82,14 @@ class MarkovLanguage:
 
     def log_evidence(self, emissions: Tensor) -> Tensor:
         """log of the sum over all texts of p(text) times its emissions, `(B,)`, of log `emissions`."""
-        forward = emissions[:, 0].double() + self.initial.log()
-        for emission in emissions[:, 1:].double().unbind(1):
-            forward = emission + log_multiply(forward, self.transition)
-        return forward.logsumexp(-1)
+        return self.forward(emissions.double(), self.initial.log())[-1].logsumexp(-1)
+
+    def forward(self, emissions: Tensor, start: Tensor) -> list[Tensor]:
+        """log a_i, L times `(B, V)`, for a first word of log probability `start`."""
+        found = [emissions[:, 0] + start]
+        for emission in emissions[:, 1:].unbind(1):
+            found.append(emission + log_multiply(found[-1], self.transition))
+        return found
 
     def log_posterior(self, emissions: Tensor, before: Tensor | None = None) -> Tensor:
         """log p(w_i | all emissions), `(B, L, V)`, of log `emissions (B, L, V)`.
@@ -96,9 +100,7 @@ class MarkovLanguage:
         start = self.initial.log()
         if before is not None:
             start = torch.where(before[:, None] < 0, start, self.transition.log()[before])
-        forward = [emissions[:, 0] + start]
-        for emission in emissions[:, 1:].unbind(1):
-            forward.append(emission + log_multiply(forward[-1], self.transition))
+        forward = self.forward(emissions, start)
         backward = [torch.zeros_like(forward[0])]
         for emission in emissions[:, 1:].flip(1).unbind(1):
             backward.append(log_multiply(emission + backward[-1], self.transition.T))

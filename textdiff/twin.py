@@ -28,6 +28,7 @@ from textdiff.denoiser import Encoder, bar_of
 from textdiff.diffusion import TextDiffusion
 from textdiff.model import Losses, Nats, Request, TextModel, Written, log_unigram
 from textdiff.noise import Noise
+from textdiff.objective import token_nats
 from textdiff.sampler import precision
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context, KeyValue, Transformer
@@ -108,7 +109,7 @@ class Twin(TextModel):
         context = self.encode_source(batch.get("source"), batch.get("source_mask"))
         inputs = F.pad(ids[:, :-1], (WINDOW, 0), value=self.tokenizer.eos_id)
         logits = self(inputs, self.table(), context)[0].float()
-        nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+        nll = token_nats(logits, ids)
         if self.training and smoothing:
             even = logits.logsumexp(-1) - logits[..., self.bar == 0].mean(-1)  # barred: 1e4 nats
             nll = (1 - smoothing) * nll + smoothing * even

@@ -93,7 +93,7 @@ class Discrete(Process):
             )
         clean = category(probs, noise)
         k_t, k_s, pi = self.kept(column(t, x_t)), self.kept(column(s, x_t)), self.pi(x_t)
-        a = torch.where(k_s > 0, k_t / k_s.clamp(min=TINY), 1.0)
+        a = still_kept(k_t, k_s)
         stay = a * k_s * (x_t == clean) + a * (1 - k_s) * pi
         become = (1 - a) * k_s * pi
         total = stay + become + (1 - a) * (1 - k_s) * pi
@@ -127,7 +127,7 @@ class Discrete(Process):
         """Equation (2) for a clean token drawn from `probs (B, L, V)`: p(x_s | x_t), `(B, L, V + 1)`."""
         t, s = t.broadcast_to(x_t.shape)[..., None], s.broadcast_to(x_t.shape)[..., None]
         k_t, k_s = self.kept(t), self.kept(s)
-        a = torch.where(k_s > 0, k_t / k_s.clamp(min=TINY), 1.0)
+        a = still_kept(k_t, k_s)
         states = torch.arange(self.mask_id + 1, device=x_t.device)
         pi = self.pi(states).to(probs)
         here, pi_here = (x_t[..., None] == states).to(probs), self.pi(x_t)[..., None]
@@ -141,6 +141,11 @@ class Discrete(Process):
         gain = ((kept + other) / other).log()[..., None].expand(*x_t.shape, 1)
         zeros = torch.zeros(*x_t.shape, self.mask_id + 1, dtype=gain.dtype, device=gain.device)
         return zeros.scatter(-1, x_t[..., None], gain)[..., :-1]
+
+
+def still_kept(k_t: Tensor, k_s: Tensor) -> Tensor:
+    """a of (2): the share of what is kept at s that still is at t."""
+    return torch.where(k_s > 0, k_t / k_s.clamp(min=TINY), 1.0)
 
 
 class Masked(Discrete):

@@ -68,10 +68,9 @@ class ODE(Solver):
         """Its ends."""
         return torch.tensor([1.0, 0.0])
 
-    def clean(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
+    def probs(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
         predict.read(x_t, t)
-        mean = predict.process.mean(predict.latest)
-        return mean if predict.shift is None else mean + predict.shift
+        return predict.latest
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         schedule = predict.process.schedule

@@ -26,9 +26,13 @@ class Solver(Sampler):
 
     gaussian, draws = True, False
 
+    def probs(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
+        """What the mean is taken under, `(B, L, V)`."""
+        return predict(x_t, t)
+
     def clean(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
         """Clean mean `(B, L, D)`, moved by controls."""
-        mean = predict.process.mean(predict(x_t, t))
+        mean = predict.process.mean(self.probs(predict, x_t, t))
         return mean if predict.shift is None else mean + predict.shift
 
     def score(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
@@ -213,5 +217,5 @@ class Churn(Solver):
         above = (t + self.gamma * (t - s)).clamp(max=1)
         noisier = predict.clear(predict.process.renoise(x_t, t, above, predict.noise), above)
         probs = predict(noisier, above)
-        moved = {} if predict.shift is None else {"shift": predict.shift}
-        return predict.process.step(noisier, probs, above, s, predict.noise, tau=0.0, **moved), history
+        how = {"tau": 0.0, "shift": predict.shift}
+        return predict.process.step(noisier, probs, above, s, predict.noise, **how), history
