@@ -140,7 +140,7 @@ def twin_write(model: nn.Module, _: TextData, sources: list[str], size: int) -> 
 def twin(data: TextData) -> nn.Module:
     """The twin as the other benchmarks train it."""
     model = Twin(shape(SHAPE, data), data.tokenizer)
-    model.fit_data(data.token_counts(), data.length_counts())
+    model.fit_data(data)
     return model
 
 

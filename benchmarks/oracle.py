@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from textdiff.likelihood import diffusion_bound, ode_bound, ode_log_density, order_bound
-from textdiff.process import PROCESSES, Gaussian, Process
+from textdiff.process import PROCESSES, Discrete, Gaussian, Process
 from textdiff.sampler import SAMPLERS, Predict, Replacing, Resampling, Sampler
 from textdiff.schedule import SCHEDULES, Cosine
 from textdiff.testing import (
@@ -33,7 +33,7 @@ from textdiff.testing import (
 
 LANGUAGE = MarkovLanguage()
 GAUSSIAN = [name for name in PROCESSES if issubclass(PROCESSES[name], Gaussian)]
-DISCRETE = [name for name in PROCESSES if name not in GAUSSIAN]
+TOKENS = [name for name in PROCESSES if name not in GAUSSIAN]
 SDES = ("linear", "subvp", "ve")  # VP, sub-VP, VE
 BITS = math.log(2) * LANGUAGE.length
 Line = tuple[str, str, float, float | None]  # row of the table, component, measured, limit
@@ -162,8 +162,8 @@ def bounds(count: int) -> Iterator[Line]:
         yield "5", f"{name}: |bound in any order - truth|", abs(order), 0.03
 
 
-def posterior_error(process: Process) -> float:
-    """Largest difference of a kernel's steps from products of matrices."""
+def posterior_error(process: Discrete) -> float:
+    """Largest difference of a kernel's steps from products of matrices, which are alike for all words."""
     size = process.mask_id + 1
     probs = torch.softmax(torch.randn(1, size - 1, generator=torch.Generator().manual_seed(0)), -1)
     worst = 0.0
@@ -192,9 +192,10 @@ def discrete(count: int) -> Iterator[Line]:
     """Kernels on tokens."""
     ids, mask = texts(8 * count)
     exact = -LANGUAGE.log_prob(ids)
-    for name in DISCRETE:
+    for name in TOKENS:
         process = exact_process(name)
-        yield "6", f"{name}: steps against products of matrices", posterior_error(process), 1e-6
+        if isinstance(process, Discrete) and type(process).kept is Discrete.kept:
+            yield "6", f"{name}: steps against products of matrices", posterior_error(process), 1e-6
         nats = sum(diffusion_bound(denoise_of(process), process, ids, mask, OneStream(1), 64).values())
         gap, error = float((nats - exact).mean()) / BITS, float((nats - exact).std()) / BITS
         yield "6", f"{name}: |bound of 64 steps - truth|", abs(gap), 0.03 + 3 * error / len(ids) ** 0.5
@@ -231,6 +232,32 @@ def infilling(count: int) -> Iterator[Line]:
             yield "7", f"{name}, {words}: given words changed", changed, 0.0
 
 
+def cascade(count: int) -> Iterator[Line]:
+    """Words from their classes."""
+    process, truth = exact_process("hierarchical"), LANGUAGE.sample(1, seed=6)
+    half = process.time_of(1.0)
+    ids, whole = truth.expand(count, -1), torch.ones(count, LANGUAGE.length, dtype=torch.bool)
+    made = check_sampler(process, SAMPLERS["ancestral"](64), ids=ids, mask=whole, start=half).ids
+    wrong = float((process.coarsen(made) != process.coarsen(truth)).double().mean())
+    yield "8", "words drawn outside their class", wrong, 0.0
+    coarse = process.log_likelihood(process.coarsen(truth), torch.tensor(half))
+    exact = LANGUAGE.log_posterior(coarse)[0].exp()
+    found = F.one_hot(made, LANGUAGE.vocabulary).double().mean(0)
+    distance = float(((found - exact).abs().sum(-1) / 2).max())
+    yield "8", "words given classes: distance from the conditional", distance, 0.03 + 2 * slack(count)
+    ids, whole = texts(200)
+    log_classes = LANGUAGE.log_evidence(process.log_likelihood(process.coarsen(ids), torch.tensor(half)))
+    log_words, times = torch.zeros(len(ids), dtype=torch.float64), torch.full(ids.shape, half)
+    oracle = OracleDenoiser(process, LANGUAGE)
+    for i in range(LANGUAGE.length):
+        known = torch.arange(LANGUAGE.length) < i
+        state = torch.where(known, ids, process.coarsen(ids))
+        logits = oracle(state, times, mask=whole & ~known, valid=whole)[:, i]
+        log_words += logits.log_softmax(-1).gather(-1, ids[:, i : i + 1])[:, 0]
+    error = float((log_classes + log_words - LANGUAGE.log_prob(ids)).abs().max())
+    yield "8", "|log p(classes) + log p(words given classes) - log p(words)|, nats", error, 1e-6
+
+
 def repair(count: int) -> Iterator[Line]:
     """15 % of the words of a text are random ones."""
     process, ids = exact_process("uniform"), LANGUAGE.sample(count, seed=6)
@@ -258,6 +285,7 @@ SECTIONS: tuple[Callable[[int], Iterator[Line]], ...] = (
     bounds,
     discrete,
     infilling,
+    cascade,
     repair,
 )
 

@@ -387,8 +387,8 @@ BUGS = [
     Bug(
         "re-noising with the old noise",
         "sampler/sampler.py",
-        "    tau, draws = 1.0, True",
-        "    tau, draws = 0.0, True",
+        "        self.tau = tau",
+        "        self.tau = None",
         "laws",
     ),
     Bug(

@@ -99,7 +99,77 @@ def test_noise_is_the_mask_or_a_word_as_told():
         make("mask_and_replace", replace=1.5)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "renoise"])
+@pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
+def test_a_share_of_the_words_is_masked_again(tau):
+    """ReMDM with sigma_t = tau (1 - k_s); no share is the step that cannot go back."""
+    process, t, s = make("masked"), torch.tensor(0.6), torch.tensor(0.4)
+    x_t = torch.arange(V)[:, None].expand(V, COUNT)
+    x_s = process.step(x_t, F.one_hot(x_t, V).float(), t, s, Noise(3, range(V)), tau=tau)
+    again = (x_s == V).float().mean(1)
+    assert torch.allclose(again, tau * (1 - process.kept(s)).expand(V), atol=0.015)
+    assert (x_s[x_s != V] == x_t[x_s != V]).all()
+
+
+def test_a_fresh_word_is_that_of_the_prediction():
+    """Whatever stood there: this is how a mistake is put right."""
+    process, s = make("masked"), torch.tensor(0.4)
+    x_t = torch.arange(V)[:, None].expand(V, COUNT)
+    other = F.one_hot((x_t + 1) % V, V).float()
+    x_s = process.step(x_t, other, torch.tensor(0.6), s, Noise(4, range(V)), tau=1.0)
+    assert (x_s[x_s != V] == ((x_t + 1) % V)[x_s != V]).all()
+    assert (x_s != V).float().mean().item() == pytest.approx(process.kept(s).item(), abs=0.01)
+
+
+def spindle(strength: float = 0.3) -> Discrete:
+    process = make("spindle", strength=strength)
+    process.log_prior.copy_(torch.tensor([0.6, 0.2, 0.1, 0.07, 0.03]).log())
+    return process
+
+
+def test_spindle_has_the_schedule_of_its_paper():
+    """1 - t - lambda sin(pi t) (1 - H / H(w)), and rarer words are masked first."""
+    process, words = spindle(strength=0.1), torch.arange(V)
+    t = torch.linspace(0, 1, 50)[:, None]
+    information = -process.log_prior
+    mean = (information * process.log_prior.exp()).sum()
+    kept = process.kept(t)
+    paper = kept - 0.1 * torch.sin(torch.pi * (1 - kept)) * (1 - mean / information)
+    assert torch.allclose(process.kept(t, words), paper, atol=1e-5)
+    inner = process.kept(t[1:-1], words)
+    assert (inner.diff(dim=1) < 0).all()
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_spindle_is_a_schedule_for_every_word(strength):
+    kept = spindle(strength).kept(torch.linspace(0, 1, 200)[:, None], torch.arange(V))
+    assert (kept.diff(dim=0) < 1e-6).all() and kept.min() > -1e-6 and kept.max() < 1 + 1e-6
+    assert torch.allclose(kept[0], torch.ones(V)) and torch.allclose(kept[-1], torch.zeros(V), atol=1e-6)
+
+
+@pytest.mark.parametrize(("time", "earlier"), [(1.0, 0.7), (0.8, 0.5), (0.4, 0.0)])
+def test_spindle_steps_and_bounds_by_the_schedule_of_the_word(time, earlier):
+    """From a mask: each word leaves it at its own pace, and what stays says which it may be."""
+    process, t, s = spindle(), torch.tensor([[time]]), torch.tensor([[earlier]])
+    words, probs = torch.arange(V), torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15])
+    k_t, k_s = process.kept(t, words)[0], process.kept(s, words)[0]
+    leaves = probs * (k_s - k_t) / (1 - k_t)
+    masks = torch.full((1, COUNT), V)
+    x_s = process.step(masks, probs.expand(1, COUNT, V), t[0], s[0], Noise(2, [0]))
+    found = frequencies(x_s)[0]
+    assert (found[:V] - leaves).abs().max() < 0.015
+    model = process.posterior(masks[:, :1], probs[None, None], t, s)[0, 0]
+    assert torch.allclose(model[:V], leaves, atol=1e-6)
+    assert model.sum().item() == pytest.approx(1, abs=1e-5)
+    likelihood = process.log_likelihood(masks[:, :1], t)[0, 0]
+    assert torch.allclose(likelihood.softmax(-1), (1 - k_t) / (1 - k_t).sum(), atol=1e-5)
+
+
+def test_spindle_of_negative_strength():
+    with pytest.raises(ValueError, match=r"strength must not be negative, but is -0\.1"):
+        spindle(-0.1)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
 def test_samplers_of_gaussian_noise_are_refused(sampler, files, tmp_path):
     run_training(tmp_path, **files, model__network__process="masked", trainer__max_steps=2)
     model = textdiff.load(tmp_path / "model", device="cpu")

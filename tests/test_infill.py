@@ -327,7 +327,7 @@ def test_a_model_that_knows_the_language_repairs_it(process):
         ({"given": "told"}, "unknown given 'told'"),
         ({"given": "replace", "sampler": "confidence"}, "samplers that go step by step"),
         ({"given": "repaint", "controls": [Contain("b")]}, "no controls"),
-        ({"noise": 1.0}, "between 0 and 1"),
+        ({"noise": 1.5}, "above 0 and at most 1"),
         ({"noise": 0.1, "sampler": "ode"}, "samplers that go step by step"),
         ({"noise": 0.1, "length": 3}, "its own length"),
         ({"noise": 0.1, "gap": "___"}, "no gaps"),

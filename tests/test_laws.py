@@ -82,7 +82,9 @@ class Perfect(nn.Module):
 def make_process(name: str, schedule: str | Schedule = "cosine") -> Process:
     torch.manual_seed(0)
     curve = SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
-    return PROCESSES[name](nn.Embedding(V, D), curve)
+    process = PROCESSES[name](nn.Embedding(V, D), curve)
+    process.log_prior.copy_(torch.linspace(-3, 0, V).log_softmax(-1))
+    return process
 
 
 def make_sampler(name: str, steps: int) -> Sampler:
@@ -148,7 +150,7 @@ def test_noise_at_time_one_is_the_prior(name, schedule):
     prior = process.prior((V, 4000), noise(V, step=1))
     mean, var, error = moments(x_1)
     mean_prior, var_prior, _ = moments(prior)
-    assert ((mean - mean_prior) / var_prior.sqrt().clamp(min=1)).abs().max() < 0.1 + error
+    assert ((mean - mean_prior) / var_prior.sqrt().clamp(min=1)).abs().max() < 0.17 + error
     assert torch.allclose(var.mean(), var_prior.mean(), rtol=0.02)
 
 
@@ -199,7 +201,7 @@ def test_divergence_is_none_for_the_truth_and_some_for_another_token(name, sched
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("name", GAUSSIAN)
+@pytest.mark.parametrize("name", PROCESSES)
 def test_any_share_of_fresh_noise_keeps_the_marginals(name, tau):
     process, ids = make_process(name), all_ids(3000)
     x_0, t, s = process.encode(ids), torch.tensor(0.7), torch.tensor(0.5)

@@ -271,6 +271,7 @@ def test_word_statistics_by_hand():
     assert metrics.copy_rate(["a b x", "y"], ["b a", "a"]) == 50
     assert metrics.copy_rate(["a", "b"], ["b", "a"]) == 0, "each against its own source"
     assert metrics.copy_rate(["a a a b"], ["A!"]) == 75
+    assert metrics.coverage(["The dog ran.", "x"], ["dog park ran", "y"]) == 50
 
 
 def test_entropy():
@@ -307,7 +308,8 @@ def test_reports_gather_the_scores():
     assert row["rougeL"] == np.mean(metrics.rouge(predictions, references)["rougeL"])
     assert row["distinct_2"] == metrics.distinct(predictions, 2)
     assert row["copy_rate"] == metrics.copy_rate(predictions, sources)
-    assert row.keys() - metrics.summarization_report(predictions, references).keys() == {"copy_rate"}
+    more = row.keys() - metrics.summarization_report(predictions, references).keys()
+    assert more == {"copy_rate", "coverage"}
     other = metrics.unconditional_report(predictions, sources)
     assert other["distinct_4"] == metrics.distinct(predictions, 4)
     assert other["memorisation"] == metrics.memorisation(predictions, sources)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from test_import_checkpoint import run as import_checkpoint
 from test_import_checkpoint import write_ssd_lm
+from test_make_keywords import run as make_keywords
 from test_pretrained import write_network
 
 from textdiff import api, cli
@@ -57,6 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_ssd_lm(folder / "ssdlm")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        for args in commands("python scripts/make_keywords.py"):
+            make_keywords(*args)
         for args in commands("python -m textdiff.train"):
             if "--help" not in args:
                 cli.run(cli.complete(args) + [part for option in SHRUNK.items() for part in option])
@@ -64,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_commands_leave_models(folder: Path) -> None:
-    for run in ("quickstart", "summarization", "unconditional", "roberta"):
+    for run in ("quickstart", "summarization", "unconditional", "expand", "roberta"):
         names = {path.name for path in (folder / "runs" / run).iterdir()}
         assert {"model", "loss.png", "metrics.json", "checkpoints"} <= names
 

@@ -74,3 +74,13 @@ def test_more_tokens_than_width_are_needed_by_nobody():
 def test_half_width_is_positive(value):
     with pytest.raises(ValueError, match="half_width must be positive"):
         make(Simplex, half_width=value)
+
+
+def test_pure_noise_of_many_tokens_tells_next_to_nothing():
+    """What all corners share counts V times, and is no news: the prior stands where they stand."""
+    process = Simplex(nn.Embedding(1000, 8), Cosine())
+    ids = torch.arange(0, 1000, 50)[None]
+    assert 0 < process.prior_divergence(ids).max() < 0.03
+    x_1 = process.corrupt(process.encode(ids), torch.tensor(1.0), Noise(0, [0]))
+    prior = process.prior(ids.shape, Noise(1, [0]))
+    assert abs(float(x_1.mean() - prior.mean())) < 0.03 < abs(float(prior.mean()))

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,7 +77,13 @@ def pad(rows: list[list[int]]) -> torch.Tensor:
     return torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
 
 
-def write(model: Twin, sources: list[list[int]] | int, index: list[int] | None = None, **options):
+def write(
+    model: Twin,
+    sources: list[list[int]] | int,
+    index: list[int] | None = None,
+    prompts: list[list[int]] | None = None,
+    **options,
+):
     """Ids, for sources or for so many texts from nothing."""
     count = sources if isinstance(sources, int) else len(sources)
     source = None if isinstance(sources, int) else pad(sources)
@@ -85,7 +92,7 @@ def write(model: Twin, sources: list[list[int]] | int, index: list[int] | None =
         index=index or list(range(count)),
         source=source,
         source_mask=None if source is None else source != PAD,
-        prompt=[[]] * count,
+        prompt=prompts or [[]] * count,
         hidden=torch.zeros(count, dtype=torch.long),
         quantile=torch.zeros(count),
         options=options,
@@ -110,8 +117,8 @@ def next_log_probs(model: Twin, text: list[int], source: list[int] | None) -> to
     return model(ids, model.table(), context)[0][0, -1].log_softmax(-1)
 
 
-def greedy_by_hand(model: Twin, source: list[int] | None) -> list[int]:
-    text: list[int] = []
+def greedy_by_hand(model: Twin, source: list[int] | None, prompt: list[int] | None = None) -> list[int]:
+    text = [*(prompt or [])]
     while EOS not in text and len(text) < model.config.max_length:
         text.append(int(next_log_probs(model, text, source).argmax()))
     return text
@@ -291,11 +298,36 @@ def test_it_has_the_parameters_of_the_diffusion_model(vocabulary, conditioning):
     assert abs(sizes[0] / sizes[1] - 1) < 0.02
 
 
+@pytest.mark.parametrize("decoding", ["greedy", {"name": "beam", "beams": 1}])
+def test_it_writes_on_from_prompts_of_any_length(copier, decoding):
+    sources = ragged(6, seed=3)
+    prompts = [[], [5], [7, 2, 9], [3, 3], [11, 4, 6, 8], [2]]
+    made = write(copier, sources, prompts=prompts, decoding=decoding)
+    assert made == [greedy_by_hand(copier, *pair) for pair in zip(sources, prompts, strict=True)]
+    assert all(text[: len(prompt)] == prompt for text, prompt in zip(made, prompts, strict=True))
+
+
+@pytest.mark.parametrize("decoding", ["sample", {"name": "beam", "beams": 3}])
+def test_what_follows_a_prompt_does_not_depend_on_the_batch(copier, decoding):
+    sources, prompts = ragged(4, seed=5), [[4, 5], [], [7, 7, 7], [9]]
+    together = write(copier, sources, prompts=prompts, decoding=decoding)
+    for i, (source, prompt) in enumerate(zip(sources, prompts, strict=True)):
+        assert together[i][: len(prompt)] == prompt
+        assert write(copier, [source], [i], [prompt], decoding=decoding) == [together[i]]
+
+
+def test_prompts_that_it_cannot_take(copier):
+    with pytest.raises(ValueError, match="no length=, no gaps"):
+        write(copier, [[3, 4]], prompts=[[3, -1, 4]])
+    with pytest.raises(ValueError, match=r"a prompt of \d+ tokens fills"):
+        write(copier, [[3, 4]], prompts=[[3] * copier.config.max_length])
+
+
 def test_it_starts_from_the_unigrams_of_the_data():
     model = make(sharpness=0.0)
     model.out.bias.data.zero_()
     counts = torch.tensor([5, 50, *range(10)])
-    model.fit_data(counts, torch.ones(11))
+    model.fit_data(SimpleNamespace(token_counts=lambda: counts))
     probs = next_log_probs(model, [2, 3], [4]).exp()
     assert probs[PAD] == 0
     assert torch.allclose(probs[1:], (counts[1:] + 0.1) / (counts[1:] + 0.1).sum())
@@ -305,7 +337,7 @@ def test_saving_and_loading(tmp_path):
     tokenizer = Tokenizer.train(["a small text to learn from"], 270)
     config = Config(system="autoregressive", width=32, depth=1, heads=2, encoder_depth=1)
     model = Twin(config, tokenizer).eval()
-    model.fit_data(torch.arange(len(tokenizer)), torch.ones(65))
+    model.fit_data(SimpleNamespace(token_counts=lambda: torch.arange(len(tokenizer))))
     model.save_pretrained(tmp_path)
     again = Twin.from_pretrained(tmp_path)
     sources = tokenizer.encode(["a text", "learn"])

@@ -328,6 +328,12 @@ class TextData(LightningDataModule):
         flat = np.concatenate(self._targets())
         return torch.from_numpy(np.bincount(flat, minlength=len(self.tokenizer)))
 
+    def neighbours(self) -> Tensor:
+        """(N, 2) int64: tokens that stand next to each other in training targets."""
+        targets = [np.asarray(target, dtype=np.int64) for target in self._targets()]
+        pairs = [np.stack([one[:-1], one[1:]], 1) for one in targets]
+        return torch.from_numpy(np.concatenate(pairs))
+
     def length_counts(self) -> Tensor:
         """(max_target_length + 1,) int64: how many training targets have each length with EOS."""
         lengths = [len(target) for target in self._targets()]

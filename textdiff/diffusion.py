@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.blocks import BlockWriter, check_blocks, cut_blocks
+from textdiff.classes import classes_of
 from textdiff.config import Config, build, named
 from textdiff.control import Control, refuse_short, steer
 from textdiff.decoder import DECODERS
@@ -24,7 +25,7 @@ from textdiff.denoiser import Denoiser, GoesOn, Guided
 from textdiff.layout import Layout, check_given, lay_out, lay_text
 from textdiff.length import Length
 from textdiff.likelihood import diffusion_bound, ode_bound, order_bound
-from textdiff.model import Losses, Nats, Request, TextModel, Written, log_unigram
+from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, log_unigram
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.objective import cross_entropy, find_objective
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
@@ -119,9 +120,10 @@ class TextDiffusion(TextModel):
     def process(self) -> nn.Module:
         return self.denoiser.process
 
-    def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
-        self.process.log_prior.copy_(log_unigram(token_counts))
-        self.length.fit(length_counts)
+    def fit_data(self, data: Statistics) -> None:
+        self.process.log_prior.copy_(log_unigram(data.token_counts()))
+        self.process.fit(lambda count: classes_of(data.neighbours(), len(self.tokenizer), count))
+        self.length.fit(data.length_counts())
 
     def read(self, source: Tensor | None, source_mask: Tensor | None) -> Context | None:
         """Run the source encoder, or return None where there is none."""

@@ -22,8 +22,8 @@ def check_given(given: str, noise: float | None, options: dict[str, Any]) -> Non
     """Refuse what cannot go together with tokens that are given in another way, or with mistakes."""
     if given not in GIVEN:
         raise ValueError(f"unknown given {given!r}; choose one of: {', '.join(GIVEN)}")
-    if noise is not None and not 0 < noise < 1:
-        raise ValueError(f"noise is the share of wrong words, between 0 and 1, not {noise}")
+    if noise is not None and not 0 < noise <= 1:
+        raise ValueError(f"noise is the share of wrong words, above 0 and at most 1, not {noise}")
     if given == "conditional" and noise is None:
         return
     what = f"given={given}" if noise is None else "repairing a text"

@@ -159,7 +159,8 @@ def ode_log_density(
     end = integrate(flow, start, *ends, tolerance, most)
     alpha, sigma = (one.double() for one in schedule(torch.ones((), device=x_0.device)))
     variance = alpha**2 + sigma**2
-    square = (end[:, 1:] * alpha_1).square() / variance + (2 * torch.pi * variance).log()
+    away = alpha_1 * (end[:, 1:] - process.centre)
+    square = away.square() / variance + (2 * torch.pi * variance).log()
     return end[:, 0] - 0.5 * (square * part).sum(1) + size * (alpha_1.log() - alpha_0.log())
 
 

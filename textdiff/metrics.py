@@ -233,6 +233,11 @@ def copy_rate(predictions: Texts, sources: Texts) -> float:
     return _percent(sum(w in s for p, s in pairs for w in p), sum(len(p) for p, _ in pairs))
 
 
+def coverage(predictions: Texts, sources: Texts) -> float:
+    """Percent of the words of the sources, keywords for instance, that stand in their text."""
+    return copy_rate(sources, predictions)
+
+
 def entropy(texts: Texts) -> float:
     """-sum_w p(w) log2 p(w) over the words of all texts together, bits per word."""
     counts = Counter(chain.from_iterable(map(words, texts)))
@@ -267,7 +272,7 @@ def memorisation(texts: Texts, train_texts: Iterable[str], n: int = 4) -> float:
 def summarization_report(
     predictions: Texts, references: References, sources: Texts = (), tokenizer: str = "default"
 ) -> dict[str, float]:
-    """The standard row of a summarization table; with `copy_rate` if there are `sources`."""
+    """The standard row of a summarization table; with `sources` also `copy_rate` and `coverage`."""
     row = _rouge_means(predictions, references, tokenizer=tokenizer) | {
         "bleu": bleu(predictions, references, tokenizer),
         "length_ratio": length_ratio(predictions, references),
@@ -276,7 +281,12 @@ def summarization_report(
         "distinct_2": distinct(predictions, 2),
         "empty_rate": empty_rate(predictions),
     }
-    return row | {"copy_rate": copy_rate(predictions, sources)} if sources else row
+    if not sources:
+        return row
+    return row | {
+        "copy_rate": copy_rate(predictions, sources),
+        "coverage": coverage(predictions, sources),
+    }
 
 
 def unconditional_report(texts: Texts, train_texts: Iterable[str]) -> dict[str, float]:

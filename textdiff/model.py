@@ -7,7 +7,7 @@ training, generation and evaluation know nothing else.
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,19 @@ class Nats:
     kind: str
 
 
+class Statistics(Protocol):
+    """What a new model asks of the training texts."""
+
+    def token_counts(self) -> Tensor:
+        """`(V,)`: how often each token occurs."""
+
+    def length_counts(self) -> Tensor:
+        """`(max_length + 1,)`: how many texts have each length, EOS included."""
+
+    def neighbours(self) -> Tensor:
+        """`(N, 2)`: tokens that stand next to each other."""
+
+
 class TextModel(nn.Module):
     """What both systems share: a config, a tokenizer, saving and loading."""
 
@@ -115,8 +128,8 @@ class TextModel(nn.Module):
         """The part that is worth compiling."""
         raise NotImplementedError
 
-    def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
-        """Start from the unigrams `(V,)` and target lengths `(max_length + 1,)` of the data."""
+    def fit_data(self, data: Statistics) -> None:
+        """Start from what can be counted."""
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Losses:
         """Losses of a batch as `TextData` makes it; all randomness comes from `seed` and `index`."""

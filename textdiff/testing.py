@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.config import Spec, build
 from textdiff.decoder import DECODERS
 from textdiff.noise import Noise
 from textdiff.process import PROCESSES, Process
@@ -179,13 +180,15 @@ class OneStream(Noise):
 
 
 def exact_process(
-    name: str, schedule: Schedule | None = None, vocabulary: int = 6, width: int = 8
+    spec: Spec, schedule: Schedule | None = None, vocabulary: int = 6, width: int = 8
 ) -> Process:
-    """A process whose embeddings stand at right angles."""
+    """A process by its name, or with arguments, whose embeddings stand at right angles."""
     torch.manual_seed(0)
     embedding = nn.Embedding(vocabulary, width)
     nn.init.orthogonal_(embedding.weight)
-    return PROCESSES[name](embedding, schedule or Cosine()).requires_grad_(False)
+    process = build(PROCESSES, spec, embedding, schedule or Cosine()).requires_grad_(False)
+    process.log_prior.copy_(MarkovLanguage(vocabulary).initial.log())
+    return process
 
 
 def gaussian_evidence(process: Process, x_t: Tensor, t: float) -> Tensor:

@@ -85,7 +85,7 @@ class Training(L.LightningModule):
             check_fit(self.model, shape(self.network, data), data)
         else:
             self.model = kind(shape(self.network, data), data.tokenizer)
-            self.model.fit_data(data.token_counts(), data.length_counts())
+            self.model.fit_data(data)
         self.model.train()
         if self.generation:
             self.model.config.generation = check_options(self.generation)

@@ -23,14 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.batches import pad
 from textdiff.config import Config, build
 from textdiff.denoiser import Encoder, bar_of
 from textdiff.diffusion import TextDiffusion
-from textdiff.model import Losses, Nats, Request, TextModel, Written, log_unigram
+from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, log_unigram
 from textdiff.noise import Noise
 from textdiff.objective import token_nats
 from textdiff.sampler import precision
-from textdiff.tokenizer import Tokenizer
+from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context, KeyValue, Transformer
 
 Cache = list[KeyValue] | None
@@ -75,8 +76,8 @@ class Twin(TextModel):
     def network(self) -> nn.Module:
         return self.transformer
 
-    def fit_data(self, token_counts: Tensor, length_counts: Tensor) -> None:
-        self.log_prior.copy_(log_unigram(token_counts))
+    def fit_data(self, data: Statistics) -> None:
+        self.log_prior.copy_(log_unigram(data.token_counts()))
 
     def table(self) -> Tensor:
         """`(V, E)`: the embeddings, read and written, unit variance a coordinate."""
@@ -136,10 +137,16 @@ class Twin(TextModel):
         """At most `max_length` tokens a text; `decoding` names a class below, or maps its arguments.
 
         Raises:
-            ValueError: a prompt or a length, which this baseline does not take; a wrong option.
+            ValueError: gaps or a length, which this baseline does not take; a prompt that leaves no room
+                for another token; a wrong option.
         """
-        if any(request.prompt) or request.length:
-            raise ValueError("the autoregressive baseline takes neither prompt= nor length=")
+        if request.length or any(OPEN in ids for ids in request.prompt):
+            raise ValueError("the autoregressive baseline writes on from a prompt: no length=, no gaps")
+        if (longest := max(map(len, request.prompt))) >= self.config.max_length:
+            raise ValueError(
+                f"a prompt of {longest} tokens fills the model's {self.config.max_length} positions: "
+                "shorten it"
+            )
         decoding = build(DECODINGS, request.options.get("decoding", "greedy"))
         with precision(self.device, request.dtype):
             writer = Writer(self, request)
@@ -154,6 +161,7 @@ class Writer:
         self.context = twin.encode_source(request.source, request.source_mask)
         self.eos, self.limit = twin.tokenizer.eos_id, twin.config.max_length
         self.texts = torch.zeros(len(request.index), 0, dtype=torch.long, device=twin.device)
+        self.prompt = pad(request.prompt, OPEN)[0].to(twin.device)
         self.past: Cache = None
         self.evaluations = 0
 
@@ -162,7 +170,16 @@ class Writer:
         self.evaluations += 1
         window = F.pad(self.texts[:, -WINDOW:], (WINDOW, 0), value=self.eos)[:, -WINDOW:]
         logits, self.past = self.twin(window, self.table, self.context, self.past)
-        return logits[:, 0].float()
+        return self.given(logits[:, 0].float())
+
+    def given(self, logits: Tensor) -> Tensor:
+        """`logits (N, V)`; where the prompt goes on, its token is certain, whatever the decoding."""
+        place = self.texts.shape[1]
+        if place >= self.prompt.shape[1]:
+            return logits
+        token = self.prompt[:, place, None]
+        other = (token != OPEN) & (torch.arange(logits.shape[1], device=logits.device) != token)
+        return logits.masked_fill(other, -torch.inf)
 
     def append(self, tokens: Tensor) -> None:
         self.texts = torch.cat([self.texts, tokens[:, None]], 1)
@@ -171,7 +188,7 @@ class Writer:
         """Go on with these rows, int64; as many as before may only move within their source."""
         if self.context is not None and len(rows) != len(self.texts):
             self.context = self.context.select(rows)
-        self.texts = self.texts[rows]
+        self.texts, self.prompt = self.texts[rows], self.prompt[rows]
         self.past = self.past and [(key[rows], value[rows]) for key, value in self.past]
 
 

@@ -1,8 +1,9 @@
 """Diffusion processes by name: a new one is one file and one line here; the laws test it."""
 
-from textdiff.process.discrete import Discrete, MaskAndReplace, Masked, Uniform
+from textdiff.process.discrete import Discrete, MaskAndReplace, Masked, Spindle, Uniform
 from textdiff.process.embedding import Embedding
 from textdiff.process.gaussian import Gaussian
+from textdiff.process.hierarchical import Hierarchical
 from textdiff.process.process import Process
 from textdiff.process.simplex import LinearSimplex, Simplex
 
@@ -13,6 +14,8 @@ PROCESSES: dict[str, type[Process]] = {
     "masked": Masked,
     "uniform": Uniform,
     "mask_and_replace": MaskAndReplace,
+    "spindle": Spindle,
+    "hierarchical": Hierarchical,
 }
 
 __all__ = [
@@ -20,10 +23,12 @@ __all__ = [
     "Discrete",
     "Embedding",
     "Gaussian",
+    "Hierarchical",
     "LinearSimplex",
     "MaskAndReplace",
     "Masked",
     "Process",
     "Simplex",
+    "Spindle",
     "Uniform",
 ]

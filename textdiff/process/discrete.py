@@ -10,9 +10,15 @@ arXiv:2102.05379), or now and then a random word among masks (`MaskAndReplace`: 
 2022, arXiv:2111.14822, with one schedule for both). k_t is sigmoid(-gamma) of the schedule, stretched to
 reach both ends.
 
+A share tau of all tokens can be drawn from q(x_s | w) instead of (2), as if x_t had not been: they may
+change again, and all frequencies stay what they are. For masks that is remasking (ReMDM, Wang et al.
+2025, arXiv:2503.00307, with sigma_t = tau (1 - k_s)).
+
 A state is `(B, L)` int64, the mask is number V. Product (2) has four terms, and a draw from it costs
 nothing of size V: the token stays, becomes the clean one, or is drawn from pi.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +26,11 @@ from torch import Tensor, nn
 
 from textdiff.noise import Noise, category
 from textdiff.process.gaussian import column
-from textdiff.process.process import Process
+from textdiff.process.tokens import TINY, Tokens, still_kept
 from textdiff.schedule import Schedule
 
-TINY = 1e-30  # probability of what cannot be: finite, and far below everything
 
-
-class Discrete(Process):
+class Discrete(Tokens):
     """Kept or noise, equation (1).
 
     Args:
@@ -39,13 +43,7 @@ class Discrete(Process):
         super().__init__(embedding, schedule)
         if not 0 <= replace <= 1:
             raise ValueError(f"discrete process: replace must be from 0 to 1, not {replace}")
-        self.replace, self.mask_id = replace, embedding.num_embeddings
-
-    def kept(self, t: Tensor) -> Tensor:
-        """k_t, of the shape of `t`."""
-        ends = torch.tensor([0.0, 1.0], device=t.device)
-        first, last = torch.sigmoid(-self.schedule.gamma(ends))
-        return ((torch.sigmoid(-self.schedule.gamma(t)) - last) / (first - last)).clamp(0, 1)
+        self.replace = replace
 
     def pi(self, x_t: Tensor) -> Tensor:
         """pi(x_t), of the shape of `x_t`."""
@@ -58,9 +56,6 @@ class Discrete(Process):
         word = (u / max(self.replace, TINY) * self.mask_id).long().clamp(max=self.mask_id - 1)
         return torch.where(u < self.replace, word, self.mask_id)
 
-    def encode(self, ids: Tensor) -> Tensor:
-        return ids.clone()
-
     def round(self, x_0: Tensor) -> Tensor:
         return torch.where(x_0 == self.mask_id, self.log_prior.argmax(), x_0)
 
@@ -68,11 +63,11 @@ class Discrete(Process):
         return self.draw(shape, noise)
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Noise) -> Tensor:
-        stays = noise.uniform(x_0.shape) < self.kept(column(t, x_0))
+        stays = noise.uniform(x_0.shape) < self.kept(column(t, x_0), x_0)
         return torch.where(stays, x_0, self.draw(x_0.shape, noise))
 
     def renoise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Noise) -> Tensor:
-        k_s, k_t = self.kept(column(s, x_s)), self.kept(column(t, x_s))
+        k_s, k_t = self.kept(column(s, x_s), x_s), self.kept(column(t, x_s), x_s)
         stays = noise.uniform(x_s.shape) * k_s < k_t
         return torch.where(stays, x_s, self.draw(x_s.shape, noise))
 
@@ -87,12 +82,9 @@ class Discrete(Process):
         tau: float | None = None,
     ) -> Tensor:
         """A draw from (2), for a clean token drawn from `probs`."""
-        if tau is not None:
-            raise ValueError(
-                "ddim and renoise choose the noise of a Gaussian process; use ancestral or confidence"
-            )
         clean = category(probs, noise)
-        k_t, k_s, pi = self.kept(column(t, x_t)), self.kept(column(s, x_t)), self.pi(x_t)
+        k_t, k_s = self.kept(column(t, x_t), clean), self.kept(column(s, x_t), clean)
+        pi = self.pi(x_t)
         a = still_kept(k_t, k_s)
         stay = a * k_s * (x_t == clean) + a * (1 - k_s) * pi
         become = (1 - a) * k_s * pi
@@ -100,14 +92,16 @@ class Discrete(Process):
         u = noise.uniform(x_t.shape) * total
         new = torch.where(u < stay + become, clean, self.draw(x_t.shape, noise))
         # a total of zero: the prediction denies what stands there, which cannot change any more
-        return torch.where((u < stay) | (total == 0), x_t, new)
+        x_s = torch.where((u < stay) | (total == 0), x_t, new)
+        if tau is None:
+            return x_s
+        return torch.where(noise.uniform(x_t.shape) < tau, self.corrupt(clean, s, noise), x_s)
 
     def time_of(self, noise: float) -> float:
         if not self.replace:
             return super().time_of(noise)
         # of the words that are seen, masks left out
-        odds = noise / (1 - noise) / self.replace
-        return super().time_of(odds / (1 + odds))
+        return super().time_of(noise / (noise + (1 - noise) * self.replace))
 
     def taken(self, ids: Tensor, t: Tensor, noise: Noise) -> Tensor:
         # random words are mistakes already
@@ -120,20 +114,20 @@ class Discrete(Process):
             -1
         )
 
-    def prior_divergence(self, ids: Tensor) -> Tensor:
-        return torch.zeros(ids.shape, device=ids.device)
-
     def posterior(self, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Equation (2) for a clean token drawn from `probs (B, L, V)`: p(x_s | x_t), `(B, L, V + 1)`."""
         t, s = t.broadcast_to(x_t.shape)[..., None], s.broadcast_to(x_t.shape)[..., None]
-        k_t, k_s = self.kept(t), self.kept(s)
-        a = still_kept(k_t, k_s)
         states = torch.arange(self.mask_id + 1, device=x_t.device)
-        pi = self.pi(states).to(probs)
+        k_t, k_s = self.kept(t, states[:-1]), self.kept(s, states[:-1])
+        a, pi = still_kept(k_t, k_s), self.pi(states).to(probs)
         here, pi_here = (x_t[..., None] == states).to(probs), self.pi(x_t)[..., None]
         share = probs / (k_t * here[..., :-1] + (1 - k_t) * pi_here).clamp(min=TINY)
-        clean = k_s * F.pad(share, (0, 1)) + (1 - k_s) * pi * share.sum(-1, keepdim=True)
-        return (a * here + (1 - a) * pi_here) * clean
+
+        def clean(part: Tensor) -> Tensor:
+            lost = (part * (1 - k_s) * share).sum(-1, keepdim=True)
+            return F.pad(part * k_s * share, (0, 1)) + pi * lost
+
+        return here * clean(a) + pi_here * clean(1 - a)
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         kept, pi = self.kept(column(t, x_t)), self.pi(x_t)
@@ -143,16 +137,45 @@ class Discrete(Process):
         return zeros.scatter(-1, x_t[..., None], gain)[..., :-1]
 
 
-def still_kept(k_t: Tensor, k_s: Tensor) -> Tensor:
-    """a of (2): the share of what is kept at s that still is at t."""
-    return torch.where(k_s > 0, k_t / k_s.clamp(min=TINY), 1.0)
-
-
 class Masked(Discrete):
     """Noise is the mask; a token that has left it stays."""
 
     def __init__(self, embedding: nn.Embedding, schedule: Schedule) -> None:
         super().__init__(embedding, schedule, replace=0.0)
+
+
+class Spindle(Masked):
+    """Masked, the tokens that say most first: the common ones are the frame in which they are written.
+
+    k_t(w) = k_t - strength sin(pi k_t) (1 - H / H(w)) (DiffusionBERT, He et al. 2023, arXiv:2211.15029,
+    equations 10 to 12), where H(w) = -log p(w) of the unigrams and H their mean, of the language and not
+    of the text; the last factor is cut where k_t(w) would not fall with t.
+
+    Args:
+        strength: lambda; 0 = masked.
+    """
+
+    def __init__(self, embedding: nn.Embedding, schedule: Schedule, *, strength: float = 0.3) -> None:
+        super().__init__(embedding, schedule)
+        if strength < 0:
+            raise ValueError(f"spindle process: strength must not be negative, but is {strength}")
+        self.strength = strength
+
+    def kept(self, t: Tensor, words: Tensor | None = None) -> Tensor:
+        kept = super().kept(t)
+        if words is None or not self.strength:
+            return kept
+        information = -torch.log_softmax(self.log_prior, -1)
+        mean = (information * (-information).exp()).sum()
+        most = 1 / (math.pi * self.strength)
+        news = F.pad((1 - mean / information.clamp(min=TINY)).clamp(-most, most), (0, 1))
+        return kept - self.strength * torch.sin(math.pi * kept) * news[words]
+
+    def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
+        # a mask itself tells something: of a token that says much it comes early
+        words = torch.arange(self.mask_id, device=x_t.device)
+        hidden = (1 - self.kept(column(t, x_t)[..., None], words)).clamp(min=TINY).log()
+        return super().log_likelihood(x_t, t) + hidden * (x_t == self.mask_id)[..., None]
 
 
 class Uniform(Discrete):

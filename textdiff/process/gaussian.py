@@ -29,6 +29,7 @@ class Gaussian(Process):
     """The algebra shared by all Gaussian processes; a subclass gives the codebook."""
 
     gaussian = True
+    centre = 0.0  # mean of all clean points, where it is far from zero: in pure noise it still shows
 
     @property
     def feature_width(self) -> int:
@@ -57,7 +58,8 @@ class Gaussian(Process):
     def prior(self, shape: tuple[int, int], noise: Noise) -> Tensor:
         # of the variance at t = 1 of unit data: of N(0, I), but for schedules that let it grow
         alpha, sigma = self.schedule(torch.ones((), device=self.embedding.weight.device))
-        return noise.normal((*shape, self.state_width)).mul_((alpha**2 + sigma**2).sqrt())
+        spread = (alpha**2 + sigma**2).sqrt()
+        return noise.normal((*shape, self.state_width)).mul_(spread).add_(alpha * self.centre)
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         alpha, sigma = self.schedule(column(t, x_0))
@@ -112,7 +114,7 @@ class Gaussian(Process):
     def prior_divergence(self, ids: Tensor) -> Tensor:
         alpha, sigma = self.schedule(torch.ones((), device=self.embedding.weight.device))
         total = alpha**2 + sigma**2
-        square = self.encode(ids).square().sum(-1)
+        square = (self.encode(ids) - self.centre).square().sum(-1)
         spread = sigma**2 / total
         return 0.5 * (alpha**2 * square / total + self.state_width * (spread - 1 - spread.log()))
 

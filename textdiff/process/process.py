@@ -10,6 +10,7 @@ the laws of `tests/test_laws.py`, which run over every entry of `PROCESSES`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,9 @@ class Process(nn.Module, ABC):
         self.embedding, self.schedule = embedding, schedule
         self.register_buffer("log_prior", torch.zeros(embedding.num_embeddings))
         self.normalised = True  # False: a pretrained network reads embeddings at the scale they have
+
+    def fit(self, classes: Callable[[int], Tensor]) -> None:
+        """Learn from the data what noise is made of; `classes` parts the tokens in so many, `(V,)`."""
 
     @property
     def feature_width(self) -> int:
@@ -75,11 +79,7 @@ class Process(nn.Module, ABC):
         *,
         tau: float | None = None,
     ) -> Tensor:
-        """x_s ~ q(x_s | x_t, x_0 ~ probs); `tau` is the share of fresh noise, None the posterior's.
-
-        Raises:
-            ValueError: a process without such a choice was given a `tau`.
-        """
+        """x_s ~ q(x_s | x_t, x_0 ~ probs); `tau` is the share of fresh noise, None the posterior's."""
 
     @abstractmethod
     def renoise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Noise) -> Tensor:

@@ -39,6 +39,7 @@ class Simplex(Gaussian):
         if half_width <= 0:
             raise ValueError(f"simplex process: half_width must be positive, not {half_width}")
         self.half_width = half_width
+        self.centre = 2 / self.state_width - 1  # which says nothing of the token, but counts V times
 
     @property
     def feature_width(self) -> int:

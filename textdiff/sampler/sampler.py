@@ -201,10 +201,21 @@ class DDIM(Sampler):
     tau, gaussian, draws = 0.0, True, False
 
 
-class Renoise(DDIM):
-    """All noise fresh at every step (SSD-LM, Han et al. 2023, arXiv:2210.17432, algorithm 2)."""
+class Renoise(Sampler):
+    """Fresh noise at every step, so that what was wrong can be put right; works for every process.
 
-    tau, draws = 1.0, True
+    Of a Gaussian process all noise (SSD-LM, Han et al. 2023, arXiv:2210.17432, algorithm 2), of token
+    processes all tokens (for masks: remasking, ReMDM, Wang et al. 2025, arXiv:2503.00307).
+
+    Args:
+        tau: the share that is fresh, 0 to 1.
+    """
+
+    def __init__(self, steps: int = 16, *, tau: float = 1.0) -> None:
+        super().__init__(steps)
+        if not 0 <= tau <= 1:
+            raise ValueError(f"renoise: tau is the share of fresh noise, 0 to 1, not {tau}")
+        self.tau = tau
 
 
 class Confidence(Sampler):
