@@ -6,12 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 import pytest
-from conftest import run_training
+import torch
+from conftest import run_training, write_rows
 
 import textdiff
-from textdiff import api, corpus, hardware
+from textdiff import commands, corpus, generation, hardware
 from textdiff.generation import Generation
 from textdiff.movie import write_movie
 from textdiff.rerank import mbr
@@ -52,7 +55,7 @@ def test_import_is_light():
 
 def test_public_names():
     assert set(textdiff.__all__) <= set(dir(textdiff))
-    assert all(getattr(textdiff, name) is getattr(api, name) for name in textdiff.__all__)
+    assert all(getattr(textdiff, name) is getattr(textdiff.api, name) for name in textdiff.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = textdiff.nothing
 
@@ -190,7 +193,7 @@ def stdin(monkeypatch, data):
 def test_command_reads_a_file(trained, model, tmp_path, capsys):
     file = tmp_path / "documents.txt"
     file.write_text("\n".join(SOURCES) + "\n\n", encoding="utf-8")
-    api.main(["generate", str(trained / "model"), str(file), "--steps", "3", "--seed", "2"])
+    commands.main(["generate", str(trained / "model"), str(file), "--steps", "3", "--seed", "2"])
     texts = textdiff.generate(model, SOURCES, steps=3, seed=2)
     # a line for every source, whatever bytes a tiny model writes
     assert capsys.readouterr().out.split("\n")[:-1] == [" ".join(text.splitlines()) for text in texts]
@@ -198,33 +201,33 @@ def test_command_reads_a_file(trained, model, tmp_path, capsys):
 
 def test_command_reads_standard_input(trained, model, monkeypatch, capsys):
     stdin(monkeypatch, "\ufeffRain in Ashbury\u2028and snow.\r\n".encode())
-    api.main(["generate", str(trained / "model"), "-", "--candidates", "2", "--json"])
+    commands.main(["generate", str(trained / "model"), "-", "--candidates", "2", "--json"])
     made = textdiff.generate(model, ["Rain in Ashbury\u2028and snow."], candidates=2, return_dict=True)
     line = json.loads(capsys.readouterr().out)
     assert line == {"text": made.texts[0], "candidates": made.candidates[0]}
 
 
 def test_command_without_sources(unconditional, free, tmp_path, capsys):
-    api.main(["generate", str(unconditional / "model"), "--num_samples", "3"])
+    commands.main(["generate", str(unconditional / "model"), "--num_samples", "3"])
     assert len(capsys.readouterr().out.split("\n")) == 4
     file = tmp_path / "prompts.txt"
     file.write_text("Rain\n")
-    api.main(["generate", str(unconditional / "model"), str(file), "--temperature", "0.5"])
+    commands.main(["generate", str(unconditional / "model"), str(file), "--temperature", "0.5"])
     assert capsys.readouterr().out.startswith("Rain")
 
 
 def test_command_steers(unconditional, capsys):
     command = ["generate", str(unconditional / "model"), "--num_samples", "3", "--length", "20"]
-    api.main([*command, "--must_contain", "zq", "--must_avoid", "e", "--control_weight", "2"])
+    commands.main([*command, "--must_contain", "zq", "--must_avoid", "e", "--control_weight", "2"])
     assert sum("zq" in line for line in capsys.readouterr().out.splitlines()) >= 2
     with pytest.raises(SystemExit, match="--classifier and --label go together"):
-        api.main([*command, "--label", "good"])
+        commands.main([*command, "--label", "good"])
 
 
 def test_command_makes_a_movie(trained, tmp_path, capsys):
     file, page = tmp_path / "documents.txt", tmp_path / "movie.html"
     file.write_text("\n".join(SOURCES))
-    api.main(["generate", str(trained / "model"), str(file), "--steps", "3", "--movie", str(page)])
+    commands.main(["generate", str(trained / "model"), str(file), "--steps", "3", "--movie", str(page)])
     held = re.search(r"const texts = (.*);", page.read_text(encoding="utf-8"))[1]
     frames = json.loads(held)
     assert [len(text) for text in frames] == [3] * len(SOURCES)
@@ -271,3 +274,63 @@ def test_a_model_is_shared_on_the_hub(model, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", Hub(tmp_path, refuse=True))
     with pytest.raises(ValueError, match=r"me/mine: the hub did not take it .*401 Unauthorized log in"):
         model.push_to_hub("me/mine")
+
+
+def test_summarize_reads_documents_rows_and_standard_input(trained, tmp_path, capsys, monkeypatch):
+    report, table = tmp_path / "report.txt", tmp_path / "rows.jsonl"
+    report.write_text("Ashbury beat\nNorwick.\n\nThe score was 3 to 1.\n")
+    write_rows(table, [{"article": "Rain fell in Ashbury."}, {"article": "Norwick won."}])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"The roads\nwere closed.")))
+    model = str(trained / "model")
+    commands.main(["summarize", model, str(report), str(table), "-", "--json", "--steps", "2"])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["source"] for row in found] == [
+        str(report),
+        f"{table}, row 1",
+        f"{table}, row 2",
+        "-",
+    ]
+    texts = ["Ashbury beat Norwick. The score was 3 to 1.", "Rain fell in Ashbury.", "Norwick won."]
+    texts.append("The roads were closed.")
+    assert [row["text"] for row in found] == textdiff.generate(model, texts, steps=2)
+    commands.main(["summarize", model, str(table), "--text_column", "article", "--length", "5"])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("a.txt", " \n", [], "a.txt holds no text"),
+        ("a.jsonl", '{"text": ""}\n', [], "a.jsonl, row 1: an empty document"),
+        ("a.jsonl", '{"body": "b"}\n', [], "a.jsonl, row 1: no column 'source' among"),
+        ("a.jsonl", '{"text": "b"}\n', ["--text_column", "c"], "row 1: no column 'c' among"),
+        ("a.csv", "text\n", [], "no documents"),
+    ],
+)
+def test_documents_that_cannot_be_summarized(trained, tmp_path, name, content, options, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SystemExit, match=message):
+        commands.main(["summarize", str(trained / "model"), str(tmp_path / name), *options])
+
+
+def test_sources_longer_than_any_in_training_are_read_whole(tmp_path, files):
+    """In parts; what stands at the end of a text twenty times as long as those changes its summary."""
+    run_training(tmp_path, **files, model__network__source_window=16)
+    model = textdiff.load(tmp_path / "model")
+    long = "Ashbury beat Norwick by 3 to 1. " * 60
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        textdiff.generate(model, [long, long + "Rain."], length=8)
+    assert len(model.tokenizer.encode([long])[0]) > 10 * model.config.max_source_length
+    context = [
+        model.read(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool)).pooled
+        for ids in model.tokenizer.encode([long, long + "Rain."])
+    ]
+    assert not torch.allclose(*context, atol=1e-6)
+
+
+def test_batches_of_long_sources_are_small(trained):
+    """As much as `batch_size` of the longest sources of training, or one text."""
+    sources = [[5] * n for n in (10, 48, 48, 96, 96, 480)]
+    task = generation.Task(sources, [[]] * 6, [0] * 6, order=list(range(6)))
+    assert generation.batches(task, 4, 48, False) == [[0, 1, 2], [3, 4], [5]]

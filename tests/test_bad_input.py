@@ -14,7 +14,7 @@ from conftest import run_training
 from safetensors.torch import load_file, save_file
 
 import textdiff
-from textdiff import api, storage
+from textdiff import commands, storage
 from textdiff.data import TextData
 
 SOURCE = "Ashbury beat Norwick 34 to 12 in the final. The final was held in Tamford."
@@ -175,14 +175,14 @@ def test_a_very_long_source(model):
 
 def test_command_line(trained, tmp_path):
     model, file = str(trained / "model"), tmp_path / "file.txt"
-    refused("No such file.*file.txt", api.main, ["generate", model, str(file)])
+    refused("No such file.*file.txt", commands.main, ["generate", model, str(file)])
     file.write_bytes(b"caf\xe9\n")
-    refused("file.txt is not UTF-8 at byte 3; convert it", api.main, ["generate", model, str(file)])
+    refused("file.txt is not UTF-8 at byte 3; convert it", commands.main, ["generate", model, str(file)])
     file.write_bytes(b"\n \n")
-    refused("file.txt holds no text", api.main, ["generate", model, str(file)])
-    refused("give a FILE with one source per line", api.main, ["generate", model])
-    refused("no model at 'no/such'", api.main, ["generate", "no/such", str(file)])
-    refused("is not a textdiff model directory: config.json", api.main, ["generate", str(tmp_path)])
+    refused("file.txt holds no text", commands.main, ["generate", model, str(file)])
+    refused("give a FILE with one source per line", commands.main, ["generate", model])
+    refused("no model at 'no/such'", commands.main, ["generate", "no/such", str(file)])
+    refused("is not a textdiff model directory: config.json", commands.main, ["generate", str(tmp_path)])
 
 
 class Trap:

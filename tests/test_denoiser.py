@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from textdiff.denoiser import Denoiser, Guided, time_features
+from textdiff.denoiser import Denoiser, Encoder, Guided, time_features
 from textdiff.length import Length
 from textdiff.noise import Noise
 from textdiff.process import Embedding
@@ -220,6 +220,45 @@ def test_selected_rows_read_their_own_source():
     some = {key: value[rows] for key, value in inputs.items()}
     part = denoiser(x_t[rows], t[rows], context=context.select(rows), **some)
     assert torch.allclose(part, denoiser(x_t, t, context=context, **inputs)[rows], atol=1e-5)
+
+
+def windowed(most: int = 12, window: int | None = 4) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(6, 16, 2, 2, most, 0.0, window)
+
+
+def test_a_source_within_one_window_is_read_as_without_one():
+    whole, parts = windowed(window=None), windowed()
+    state = {k: v for k, v in whole.state_dict().items() if k != "position.weight"}
+    parts.load_state_dict(state, strict=False)
+    parts.position.weight.data.copy_(whole.position.weight[:4])
+    parts.part.weight.data.zero_()
+    embedded, mask = torch.randn(3, 4, 6), torch.arange(4) < torch.tensor([[4], [2], [1]])
+    for one, two in zip(whole(embedded, mask), parts(embedded, mask), strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [5, 8, 11, 19])
+def test_every_part_of_a_source_is_read_by_itself(length):
+    """And knows its place; those beyond the longest source of training are all like its last."""
+    encoder = windowed()
+    embedded = torch.randn(2, length, 6)
+    mask = torch.arange(length) < torch.tensor([[length], [length - 3]])
+    memory, seen = encoder(embedded, mask)
+    assert memory.shape == (2, 1 + length, 16) and torch.equal(seen[:, 1:], mask)
+    for start in range(0, length, 4):
+        own = slice(start, start + 4)
+        h = encoder.read(embedded[:, own]) + encoder.position.weight[: embedded[:, own].shape[1]]
+        h = h + encoder.part.weight[min(start // 4, 2)]
+        expected, _ = encoder.transformer(h, mask[:, own])
+        found = memory[:, 1:][:, own]
+        assert torch.allclose(found[mask[:, own]], expected[mask[:, own]], atol=1e-5)
+    assert differ(encoder.part.weight[0], encoder.part.weight[1])
+
+
+def test_a_window_of_no_tokens():
+    with pytest.raises(ValueError, match="source_window must be at least 1 token, not 0"):
+        windowed(window=0)
 
 
 def make_length(counts: list[float]) -> Length:

@@ -8,7 +8,7 @@ import torch
 from conftest import write_rows
 
 from textdiff import load
-from textdiff.api import main
+from textdiff.commands import main
 from textdiff.corpus import rows
 from textdiff.evaluation import likelihood, open_data
 

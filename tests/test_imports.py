@@ -10,7 +10,7 @@ ORDER = """
 noise config hardware corpus classes metrics transformer optimizer tokenizer
 files batches rerank decoder schedule process objective length denoiser pretrained sampler testing
 likelihood control blocks storage model layout diffusion
-twin generation movie data evaluation report train cli api __init__
+twin generation movie data evaluation report train cli api commands __init__
 """.split()
 UPWARDS = {("train", "cli")}  # `python -m textdiff.train` is the command line
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -6,7 +6,7 @@ from test_blocks import make_model
 from test_pretrained import NAMES, write_tokenizer
 
 import textdiff
-from textdiff import api
+from textdiff import commands
 from textdiff.control import Contain, WordAt
 from textdiff.decoder import DECODERS
 from textdiff.diffusion import TextDiffusion
@@ -215,15 +215,17 @@ def test_the_command(unconditional, trained, tmp_path, capsys):
     texts, sources = tmp_path / "texts.txt", tmp_path / "sources.txt"
     texts.write_text("Ashbury ___ the final.\nThe ___ were ___.\n")
     sources.write_text("Ashbury beat Norwick.\nThe roads were closed.\n")
-    api.main(["infill", str(unconditional / "model"), str(texts), "--gap_length", "3", "--steps", "2"])
+    commands.main(
+        ["infill", str(unconditional / "model"), str(texts), "--gap_length", "3", "--steps", "2"]
+    )
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("Ashbury") and first.endswith(" the final.")
     assert second.startswith("The") and " were" in second and second.endswith(".")
     options = ["--sources", str(sources), "--steps", "2", "--gap_length", "2"]
-    api.main(["infill", str(trained / "model"), str(texts), *options])
+    commands.main(["infill", str(trained / "model"), str(texts), *options])
     assert len(capsys.readouterr().out.splitlines()) == 2
     with pytest.raises(SystemExit, match=r"textdiff: this model writes from sources"):
-        api.main(["infill", str(trained / "model"), str(texts)])
+        commands.main(["infill", str(trained / "model"), str(texts)])
 
 
 # Words given in other ways, and texts to be repaired
@@ -375,5 +377,5 @@ def test_resampling_keeps_the_options_of_its_sampler_and_its_budget(sampler):
 def test_denoise_on_the_command_line(unconditional, tmp_path, capsys):
     file = tmp_path / "texts.txt"
     file.write_text("Rain is expected in Oslo.\nSunny.\n", encoding="utf-8")
-    api.main(["denoise", str(unconditional / "model"), str(file), "--noise", "0.2", "--steps", "3"])
+    commands.main(["denoise", str(unconditional / "model"), str(file), "--noise", "0.2", "--steps", "3"])
     assert len(capsys.readouterr().out.splitlines()) == 2

@@ -11,7 +11,8 @@ from test_import_checkpoint import write_ssd_lm
 from test_make_keywords import run as make_keywords
 from test_pretrained import write_network
 
-from textdiff import api, cli
+from textdiff import cli
+from textdiff.commands import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     row = '{"source": "One two three four. Five six.", "target": "one five"}\n'
     (folder / "my.jsonl").write_text(row * 40)
-    (folder / "documents.txt").write_text("A text about one.\nAnother about two.\n")
+    (folder / "report.txt").write_text("A text about one.\nAnd of two.\n")
+    (folder / "more.jsonl").write_text(row)
     (folder / "my.txt").write_text("One two three four. Five six.\n" * 40)
     (folder / "prompts.txt").write_text("One two\nFive\n")
     (folder / "noisy.txt").write_text("One two tree four.\nFive sox.\n")
@@ -77,18 +79,21 @@ def test_generate_commands(folder: Path, monkeypatch, capsys) -> None:
     for args in commands("python scripts/import_checkpoint.py"):
         import_checkpoint(*args)
         assert "parameters" in capsys.readouterr().out
+    for args in commands("textdiff summarize"):
+        main(["summarize", *args, "--steps", "2"])
+        assert len(capsys.readouterr().out.splitlines()) == 2
     for args in commands("textdiff infill"):
-        api.main(["infill", *args, "--steps", "2"])
+        main(["infill", *args, "--steps", "2"])
         assert len(capsys.readouterr().out.splitlines()) == 2
     for args in commands("textdiff denoise"):
-        api.main(["denoise", *args, "--steps", "2"])
+        main(["denoise", *args, "--steps", "2"])
         assert len(capsys.readouterr().out.splitlines()) == 2
     for args in commands("textdiff evaluate"):
-        api.main(["evaluate", *args, "--max_examples", "3"])
+        main(["evaluate", *args, "--max_examples", "3"])
         assert {"bits_per_token", "rougeL"} & set(json.loads(capsys.readouterr().out))
     assert commands("textdiff generate")
     for args in commands("textdiff generate"):
-        api.main(["generate", *args, "--steps", "2"])
+        main(["generate", *args, "--steps", "2"])
         assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -102,7 +107,7 @@ def test_files_named_exist() -> None:
     for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|txt))`", README):
         found = [(ROOT / part / name).exists() for part in ("", "textdiff", *ROOMS)]
         assert any(found) or name in (
-            "documents.txt",
+            "report.txt",
             "prompts.txt",
             "gaps.txt",
             "noisy.txt",

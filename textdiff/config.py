@@ -44,6 +44,9 @@ class Config:
         embedding_width: width of the token embeddings, which the noise lives on.
         max_length: longest text in tokens, EOS (and prefix) included; set from the data.
         max_source_length: most source tokens; set from the data.
+        source_window: tokens of the source that are read together, with conditioning "cross"; longer ones
+            are read in parts, in training up to `max_source_length`, afterwards of any length. None = all
+            tokens together.
         source_prefix: text put before every source; set from the data.
         objective: what training makes small: "cross_entropy", "variational", "mean_square" or "anchor";
             always cross_entropy where tokens are given and all others pure noise.
@@ -73,6 +76,7 @@ class Config:
     embedding_width: int = 128
     max_length: int = 64
     max_source_length: int = 256
+    source_window: int | None = None
     source_prefix: str = ""
     objective: str = "cross_entropy"
     self_conditioning: float = 0.5

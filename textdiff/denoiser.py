@@ -30,9 +30,14 @@ TIME_FEATURES = 64
 class Encoder(nn.Module):
     """Source tokens to a memory; its first row is a learned null token, all that a dropped source shows.
 
+    With a `window` the source is read in parts, each by itself, and all are remembered side by side
+    (Fusion-in-Decoder, Izacard and Grave 2021, arXiv:2007.01282): cost grows with the length, not with
+    its square. A source can be longer than any in training; further parts count as the last one of those.
+
     Args:
         embedding_width: width of the embedded source. width, depth, heads, dropout: the transformer's.
-        max_length: most source tokens.
+        max_length: most source tokens in training.
+        window: tokens of a part; None = all of them.
     """
 
     def __init__(
@@ -43,20 +48,35 @@ class Encoder(nn.Module):
         heads: int,
         max_length: int,
         dropout: float,
+        window: int | None = None,
     ) -> None:
         super().__init__()
+        if window is not None and window < 1:
+            raise ValueError(f"source_window must be at least 1 token, not {window}")
         self.read = nn.Linear(embedding_width, width)
-        self.position = nn.Embedding(max_length, width)
+        self.position = nn.Embedding(min(window or max_length, max_length), width)
+        self.part = nn.Embedding(math.ceil(max_length / window), width) if window else None
         self.transformer = Transformer(width, depth, heads, dropout=dropout)
         self.null = nn.Parameter(torch.randn(width))
         nn.init.normal_(self.position.weight, std=0.5)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """`embedded (B, S, E)`, `mask (B, S)` -> memory `(B, 1 + S, D)` and its mask."""
-        h = self.read(embedded) + self.position.weight[: embedded.shape[1]]
-        h, _ = self.transformer(h, mask)
+        h = self.read_parts(self.read(embedded), mask)
         null = self.null.to(h.dtype).expand(len(h), 1, -1)
         return torch.cat([null, h], 1), torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
+
+    def read_parts(self, h: Tensor, mask: Tensor) -> Tensor:
+        """`h (B, S, D)` read, every part of it by itself."""
+        rows, length = mask.shape
+        size = min(length, len(self.position.weight))
+        more = -length % size
+        h = F.pad(h, (0, 0, 0, more)).unflatten(1, (-1, size)) + self.position.weight[:size]
+        if self.part is not None:
+            part = torch.arange(h.shape[1], device=h.device).clamp(max=len(self.part.weight) - 1)
+            h = h + self.part(part)[:, None]
+        h, _ = self.transformer(h.flatten(0, 1), F.pad(mask, (0, more)).view(-1, size))
+        return h.reshape(rows, -1, h.shape[-1])[:, :length]
 
 
 @dataclass
@@ -84,7 +104,7 @@ class Denoiser(nn.Module):
         width, depth, heads, dropout: the transformer's.
         encoder_depth: blocks of the source encoder; 0 = no source.
         max_length: longest text, EOS and prefix included.
-        max_source_length: most source tokens.
+        max_source_length: most source tokens. source_window: see `Encoder`.
         barred: ids that are never generated.
         blocks: also write open blocks: parts of a text whose end is not known.
     """
@@ -99,6 +119,7 @@ class Denoiser(nn.Module):
         encoder_depth: int,
         max_length: int,
         max_source_length: int,
+        source_window: int | None = None,
         dropout: float = 0.0,
         barred: tuple[int, ...] = (),
         blocks: bool = False,
@@ -117,7 +138,9 @@ class Denoiser(nn.Module):
         self.out = nn.Linear(width, embedding_width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.encoder = (
-            Encoder(embedding_width, width, encoder_depth, heads, max_source_length, dropout)
+            Encoder(
+                embedding_width, width, encoder_depth, heads, max_source_length, dropout, source_window
+            )
             if encoder_depth
             else None
         )

@@ -91,6 +91,8 @@ class TextDiffusion(TextModel):
                 f"prefix_rate {config.prefix_rate} and given_rate {config.given_rate} are shares of all "
                 "examples: lower one of them, so that they add up to at most 1"
             )
+        if config.source_window is not None and config.conditioning == "prefix":
+            raise ValueError("source_window is for conditioning 'cross': a prefix is read with the text")
         process = build(PROCESSES, config.process, embedding, build(SCHEDULES, config.schedule))
         barred = tuple(i for i in tokenizer.special_ids if i != tokenizer.eos_id)
         common = {"max_length": config.max_length, "barred": barred, "blocks": config.block_rate > 0}
@@ -105,6 +107,7 @@ class TextDiffusion(TextModel):
                 heads=config.heads,
                 encoder_depth=config.encoder_depth if config.conditioning == "cross" else 0,
                 max_source_length=config.max_source_length,
+                source_window=config.source_window,
                 dropout=config.dropout,
                 **common,
             )

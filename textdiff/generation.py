@@ -121,7 +121,8 @@ def generate_texts(
         watch=trajectory,
         dtype=DTYPES[dtype] or fast_dtype(model.device),
     )
-    rows, watched, nfe = write_all(model, request, batches(task, batch_size, progress), len(task))
+    parts = batches(task, batch_size, model.config.max_source_length, progress)
+    rows, watched, nfe = write_all(model, request, parts, len(task))
     texts = model.tokenizer.decode(rows)
     groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
     best = rerank(groups, utility) if candidates > 1 else texts
@@ -214,7 +215,8 @@ def prepare(
     if gap is not None:
         prompts = model.tokenizer.encode_gaps(prompt, gap)
     marked = [config.source_prefix + text for text in sources or []]
-    read = cut(encode(marked), config.max_source_length) if sources is not None else None
+    most = config.max_source_length if config.source_window is None else None
+    read = cut(encode(marked), most) if sources is not None else None
     hidden = [0] * count
     if config.conditioning == "prefix":
         heads = [[*ids, model.tokenizer.sep_id] for ids in read]
@@ -227,8 +229,10 @@ def prepare(
     return task
 
 
-def cut(sources: list[list[int]], most: int) -> list[list[int]]:
+def cut(sources: list[list[int]], most: int | None) -> list[list[int]]:
     """At most the first `most` tokens of every source; says so where that leaves something out."""
+    if most is None:
+        return sources
     long = sum(len(ids) > most for ids in sources)
     if long:
         warnings.warn(
@@ -237,9 +241,13 @@ def cut(sources: list[list[int]], most: int) -> list[list[int]]:
     return [ids[:most] for ids in sources]
 
 
-def batches(task: Task, batch_size: int, progress: bool) -> Sequence[list[int]]:
-    """Row numbers of every batch, of similar source lengths."""
-    parts = [task.order[i : i + batch_size] for i in range(0, len(task), batch_size)]
+def batches(task: Task, batch_size: int, most: int, progress: bool) -> Sequence[list[int]]:
+    """Row numbers of every batch, of similar source lengths; fewer of sources longer than `most`."""
+    parts: list[list[int]] = []
+    for row in task.order:  # the longest comes last
+        length = len(task.sources[row]) if task.sources else 0
+        full = not parts or len(parts[-1]) + 1 > batch_size * min(1, most / max(length, 1))
+        parts.append([row]) if full else parts[-1].append(row)
     if not progress:
         return parts
     from tqdm import tqdm

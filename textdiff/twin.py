@@ -62,7 +62,7 @@ class Twin(TextModel):
         self.transformer = Transformer(width, config.depth, cross=depth > 0, causal=True, **shape)
         self.out = nn.Linear(width, embedding)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
-        shape["max_length"] = config.max_source_length
+        shape |= {"max_length": config.max_source_length, "window": config.source_window}
         self.encoder = Encoder(embedding, width, depth, **shape) if depth else None
         barred = (i for i in tokenizer.special_ids if i != tokenizer.eos_id)
         self.register_buffer("bar", bar_of(vocabulary, barred))
