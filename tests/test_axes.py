@@ -28,6 +28,8 @@ AXES = {  # how a model is made
     "partial noising": [{"prefix_rate": 1.0, "given_rate": 0.0}, {"given_rate": 0.9}],
     "semi-autoregressive blocks": [{"block_rate": 1.0, "block_length": 3}],
     "guidance": [{"source_dropout": 0.5}],
+    "copying": [{"pointer": True}],
+    "sources in parts": [{"source_window": 3}],
     "objective of tokens": [
         {"process": name, "objective": "variational"} for name in ("masked", "uniform")
     ],

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from textdiff.denoiser import Denoiser, Encoder, Guided, time_features
+from textdiff.denoiser import Denoiser, Guided, time_features
+from textdiff.encoder import Encoder
 from textdiff.length import Length
 from textdiff.noise import Noise
 from textdiff.process import Embedding

@@ -41,6 +41,7 @@ class Config:
         conditioning: "cross" (source encoder), "prefix" (source and text in one sequence, only the
             text noised) or "none" (no source); set from the data.
         encoder_depth: blocks of the source encoder, with conditioning "cross".
+        pointer: tokens of the source can be copied, with conditioning "cross".
         embedding_width: width of the token embeddings, which the noise lives on.
         max_length: longest text in tokens, EOS (and prefix) included; set from the data.
         max_source_length: most source tokens; set from the data.
@@ -73,6 +74,7 @@ class Config:
     dropout: float = 0.0
     conditioning: str = "cross"
     encoder_depth: int = 2
+    pointer: bool = False
     embedding_width: int = 128
     max_length: int = 64
     max_source_length: int = 256

@@ -19,64 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.encoder import Encoder
+from textdiff.pointer import Pointer
 from textdiff.process import Process
 from textdiff.schedule import Schedule
 from textdiff.transformer import Context, Transformer
 
 BARRED = -1e4  # logit of tokens that are never generated: finite, yet probability zero
 TIME_FEATURES = 64
-
-
-class Encoder(nn.Module):
-    """Source tokens to a memory; its first row is a learned null token, all that a dropped source shows.
-
-    With a `window` the source is read in parts, each by itself, and all are remembered side by side
-    (Fusion-in-Decoder, Izacard and Grave 2021, arXiv:2007.01282): cost grows with the length, not with
-    its square. A source can be longer than any in training; further parts count as the last one of those.
-
-    Args:
-        embedding_width: width of the embedded source. width, depth, heads, dropout: the transformer's.
-        max_length: most source tokens in training.
-        window: tokens of a part; None = all of them.
-    """
-
-    def __init__(
-        self,
-        embedding_width: int,
-        width: int,
-        depth: int,
-        heads: int,
-        max_length: int,
-        dropout: float,
-        window: int | None = None,
-    ) -> None:
-        super().__init__()
-        if window is not None and window < 1:
-            raise ValueError(f"source_window must be at least 1 token, not {window}")
-        self.read = nn.Linear(embedding_width, width)
-        self.position = nn.Embedding(min(window or max_length, max_length), width)
-        self.part = nn.Embedding(math.ceil(max_length / window), width) if window else None
-        self.transformer = Transformer(width, depth, heads, dropout=dropout)
-        self.null = nn.Parameter(torch.randn(width))
-        nn.init.normal_(self.position.weight, std=0.5)
-
-    def forward(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`embedded (B, S, E)`, `mask (B, S)` -> memory `(B, 1 + S, D)` and its mask."""
-        h = self.read_parts(self.read(embedded), mask)
-        null = self.null.to(h.dtype).expand(len(h), 1, -1)
-        return torch.cat([null, h], 1), torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
-
-    def read_parts(self, h: Tensor, mask: Tensor) -> Tensor:
-        """`h (B, S, D)` read, every part of it by itself."""
-        rows, length = mask.shape
-        size = min(length, len(self.position.weight))
-        more = -length % size
-        h = F.pad(h, (0, 0, 0, more)).unflatten(1, (-1, size)) + self.position.weight[:size]
-        if self.part is not None:
-            part = torch.arange(h.shape[1], device=h.device).clamp(max=len(self.part.weight) - 1)
-            h = h + self.part(part)[:, None]
-        h, _ = self.transformer(h.flatten(0, 1), F.pad(mask, (0, more)).view(-1, size))
-        return h.reshape(rows, -1, h.shape[-1])[:, :length]
 
 
 @dataclass
@@ -106,6 +56,7 @@ class Denoiser(nn.Module):
         max_length: longest text, EOS and prefix included.
         max_source_length: most source tokens. source_window: see `Encoder`.
         barred: ids that are never generated.
+        pointer: tokens of the source can be copied.
         blocks: also write open blocks: parts of a text whose end is not known.
     """
 
@@ -122,6 +73,7 @@ class Denoiser(nn.Module):
         source_window: int | None = None,
         dropout: float = 0.0,
         barred: tuple[int, ...] = (),
+        pointer: bool = False,
         blocks: bool = False,
     ) -> None:
         super().__init__()
@@ -144,6 +96,11 @@ class Denoiser(nn.Module):
             if encoder_depth
             else None
         )
+        if pointer and not encoder_depth:
+            raise ValueError(
+                "pointer: copies from a source that is read by cross-attention, and here is none"
+            )
+        self.pointer = Pointer(width) if pointer else None
         self.register_buffer("bar", bar_of(vocabulary, barred))
         nn.init.zeros_(self.previous.weight)
         nn.init.normal_(self.position.weight, std=0.5)
@@ -154,7 +111,8 @@ class Denoiser(nn.Module):
     def encode_source(self, source: Tensor, source_mask: Tensor) -> Context:
         """Read `source (B, S)` once: cross-attention keys and values for every step."""
         memory, mask = self.encoder(self.process.table()[source], source_mask)
-        return self.transformer.remember(memory, mask)
+        context = self.transformer.remember(memory, mask)
+        return context if self.pointer is None else self.pointer.remember(context, memory, source)
 
     def remember(
         self, ids: Tensor, valid: Tensor, context: Context | None = None, window: Tensor | None = None
@@ -221,7 +179,11 @@ class Denoiser(nn.Module):
             h, _ = self.transformer(h, visible, context, past.states or None, place)
         table = self.process.table()
         logits = F.linear(self.out(h), table * table.shape[1] ** -0.5, self.bias + self.bar)
-        return logits + log_posterior
+        if self.pointer is None:
+            return logits + log_posterior
+        # the mixture is what is known before the noisy token is seen: a copied word may be a rare one
+        prior = self.process.log_prior
+        return self.pointer(h, logits + prior, context) + self.bar + log_posterior - prior
 
 
 def bar_of(vocabulary: int, barred: Iterable[int]) -> Tensor:

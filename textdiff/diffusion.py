@@ -24,26 +24,16 @@ from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, GoesOn, Guided
 from textdiff.layout import Layout, check_given, lay_out, lay_text
 from textdiff.length import Length
-from textdiff.likelihood import diffusion_bound, ode_bound, order_bound
+from textdiff.likelihood import find_bound
 from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, log_unigram
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.objective import cross_entropy, find_objective
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
 from textdiff.process import PROCESSES
-from textdiff.sampler import (
-    SAMPLERS,
-    Predict,
-    Replacing,
-    Resampling,
-    Sampler,
-    keep,
-    precision,
-)
+from textdiff.sampler import SAMPLERS, Predict, Replacing, Resampling, Sampler, keep, precision
 from textdiff.schedule import SCHEDULES
 from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context
-
-BOUNDS = ("order", "diffusion", "ode")
 
 
 def select(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
@@ -97,6 +87,10 @@ class TextDiffusion(TextModel):
         barred = tuple(i for i in tokenizer.special_ids if i != tokenizer.eos_id)
         common = {"max_length": config.max_length, "barred": barred, "blocks": config.block_rate > 0}
         if network is not None:
+            if config.pointer:
+                raise ValueError(
+                    "pointer: a pretrained network reads its source with the text: leave it out"
+                )
             process.normalised = False
             self.denoiser = PretrainedDenoiser(process, network, **common)
         else:
@@ -109,6 +103,7 @@ class TextDiffusion(TextModel):
                 max_source_length=config.max_source_length,
                 source_window=config.source_window,
                 dropout=config.dropout,
+                pointer=config.pointer,
                 **common,
             )
         self.objective = find_objective(config.objective, process)
@@ -253,14 +248,7 @@ class TextDiffusion(TextModel):
         Raises:
             ValueError: an unknown bound, one that the process has not, or counts below 1.
         """
-        if bound not in BOUNDS:
-            raise ValueError(f"unknown bound {bound!r}; choose one of: {', '.join(BOUNDS)}")
-        if min(steps, evaluations) < 1:
-            raise ValueError(f"steps and evaluations must be at least 1, not {steps} and {evaluations}")
-        if bound == "ode" and not self.process.gaussian:
-            raise ValueError(
-                f"bound ode: {type(self.process).__name__} has no density; choose order or diffusion"
-            )
+        bounded = find_bound(bound, self.process, steps, evaluations)
         ids, valid = batch["ids"], batch["valid"]
         context = self.read(batch.get("source"), batch.get("source_mask"))
         mask = batch["mask"] & (self.denoiser.bar[ids] == 0)
@@ -271,12 +259,7 @@ class TextDiffusion(TextModel):
             first = self.predict_first(x_t, t, ids, inputs, context, every) if twice else None
             return self.denoiser(x_t, t, context=context, previous=first, **inputs)
 
-        known = denoise, self.process, ids, mask, Noise(seed, batch["index"].tolist(), valid)
-        parts = {
-            "order": lambda: order_bound(*known, evaluations),
-            "diffusion": lambda: diffusion_bound(*known, steps, evaluations),
-            "ode": lambda: ode_bound(*known, probes=evaluations),
-        }[bound]()
+        parts = bounded(denoise, self.process, ids, mask, Noise(seed, batch["index"].tolist(), valid))
         with torch.no_grad():
             lengths = self.length(self.pool(context, ids, batch["mask"], valid))
         parts["length"] = F.nll_loss(lengths, batch["mask"].sum(1), reduction="none").double().cpu()

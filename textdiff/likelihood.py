@@ -26,6 +26,7 @@ scale of the embeddings.
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -184,3 +185,23 @@ def ode_bound(
     log_q = -0.5 * total(given.sum(-1), mask)
     log_p = ode_log_density(denoise, process, x_0, mask, probes=probes, noise=noise, tolerance=tolerance)
     return {"ode": (log_q - log_p + read).cpu()}
+
+
+def find_bound(name: str, process: Process, steps: int, evaluations: int) -> Callable[..., Parts]:
+    """A bound by its name, with its counts; what it lacks are the first five arguments of all of them.
+
+    Raises:
+        ValueError: no such bound, one that the process has not, or counts below 1.
+    """
+    bounds = {
+        "order": partial(order_bound, evaluations=evaluations),
+        "diffusion": partial(diffusion_bound, steps=steps, evaluations=evaluations),
+        "ode": partial(ode_bound, probes=evaluations),
+    }
+    if name not in bounds:
+        raise ValueError(f"unknown bound {name!r}; choose one of: {', '.join(bounds)}")
+    if min(steps, evaluations) < 1:
+        raise ValueError(f"steps and evaluations must be at least 1, not {steps} and {evaluations}")
+    if name == "ode" and not process.gaussian:
+        raise ValueError(f"bound ode: {type(process).__name__} has no density; choose order or diffusion")
+    return bounds[name]

@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from textdiff.batches import pad
 from textdiff.config import Config, build
-from textdiff.denoiser import Encoder, bar_of
+from textdiff.denoiser import bar_of
 from textdiff.diffusion import TextDiffusion
+from textdiff.encoder import Encoder
 from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, log_unigram
 from textdiff.noise import Noise
 from textdiff.objective import token_nats
+from textdiff.pointer import Pointer
 from textdiff.sampler import precision
 from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context, KeyValue, Transformer
@@ -64,6 +66,9 @@ class Twin(TextModel):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         shape |= {"max_length": config.max_source_length, "window": config.source_window}
         self.encoder = Encoder(embedding, width, depth, **shape) if depth else None
+        if config.pointer and not depth:
+            raise ValueError("pointer: copies from a source, and here is none")
+        self.pointer = Pointer(width) if config.pointer else None
         barred = (i for i in tokenizer.special_ids if i != tokenizer.eos_id)
         self.register_buffer("bar", bar_of(vocabulary, barred))
         self.register_buffer("log_prior", torch.zeros(vocabulary))
@@ -87,7 +92,9 @@ class Twin(TextModel):
         """Read `source (B, S)` once, or return None where there is no encoder."""
         if self.encoder is None:
             return None
-        return self.transformer.remember(*self.encoder(self.table()[source], source_mask))
+        memory, mask = self.encoder(self.table()[source], source_mask)
+        context = self.transformer.remember(memory, mask)
+        return context if self.pointer is None else self.pointer.remember(context, memory, source)
 
     def forward(
         self, ids: Tensor, table: Tensor, context: Context | None, past: Cache = None
@@ -102,7 +109,10 @@ class Twin(TextModel):
         h = h + self.position.weight[start : start + h.shape[1]]
         h, past = self.transformer(h, None, context, past)
         logits = self.out(h) @ table.T * table.shape[1] ** -0.5
-        return logits + (self.bias + self.log_prior + self.bar), past
+        logits = logits + (self.bias + self.log_prior + self.bar)
+        if self.pointer is not None:
+            logits = self.pointer(h, logits, context) + self.bar
+        return logits, past
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Losses:
         """Nats a token of (1), EOS included; in training with the config's label smoothing."""
