@@ -1,0 +1,77 @@
+"""What benchmarks ask and how they count, on tiny models."""
+
+import inspect
+import sys
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import run_training
+
+import textdiff
+from textdiff.config import Config
+from textdiff.data import TextData
+from textdiff.train import Training
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import ablation
+import infilling
+
+
+@pytest.mark.parametrize("levers", [ablation.LEVERS, ablation.TWIN_LEVERS], ids=["diffusion", "twin"])
+def test_levers_change_what_exists(levers):
+    known = {f"model.network.{field.name}" for field in fields(Config)}
+    known |= {f"model.{name}" for name in inspect.signature(Training).parameters}
+    assert ablation.DEFAULT in levers
+    assert {flag.split("=")[0] for flags in levers.values() for flag in flags} <= known
+
+
+def test_levers_by_name_and_new_ones():
+    options = SimpleNamespace(system="diffusion", levers=["pointer", "wide: model.network.width=256"])
+    assert ablation.levers_of(options) == {
+        "default": [],
+        "pointer": ["model.network.pointer=true"],
+        "wide": ["model.network.width=256"],
+    }
+    with pytest.raises(SystemExit, match="no lever 'none'"):
+        ablation.levers_of(SimpleNamespace(system="diffusion", levers=["none"]))
+
+
+@pytest.fixture(scope="module")
+def twin(files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("twin")
+    run_training(folder, **files, model__network__system="autoregressive", data__max_target_length=60)
+    return textdiff.load(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def writer(files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("writer")
+    run_training(folder, **files, data__max_target_length=60)
+    return textdiff.load(folder / "model")
+
+
+@pytest.mark.parametrize("way", infilling.WAYS)
+@pytest.mark.filterwarnings("ignore:.*tokens are read")
+def test_gaps_are_as_large_as_what_is_missing(writer, files, way):
+    examples = TextData(test_file=str(files["data__validation_file"])).examples("test")[:4]
+    tasks = infilling.tasks(writer, examples)
+    assert len(tasks) == len(examples)
+    for task in tasks:
+        assert f"{task.left} {task.missing} {task.right}" == " ".join(task.example.target.split())
+        made, (gap,) = infilling.fill(writer, [task], steps=2, **infilling.WAYS[way])
+        whole = writer.tokenizer.encode([f"{task.left} {task.missing} {task.right}"])[0]
+        assert len(gap) == task.size and len(made.ids[0]) == len(whole) + 1
+    row = infilling.score(writer, tasks, 2, steps=2, **infilling.WAYS[way])
+    assert row["metrics"]["given_changed"]["mean"] == 0 and row["seeds"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*tokens are read")
+def test_the_twin_writes_on_from_the_left_side(twin, files):
+    examples = TextData(test_file=str(files["data__validation_file"])).examples("test")[:4]
+    for task in infilling.tasks(twin, examples):
+        made, (gap,) = infilling.go_on(twin, [task])
+        left = twin.tokenizer.encode([task.left])[0]
+        assert made.ids[0][: len(left)] == left and len(gap) <= task.size
+        assert twin.tokenizer.eos_id not in gap
