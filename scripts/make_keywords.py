@@ -4,9 +4,10 @@
     python -m textdiff.train --config expand --data.train_file keywords.jsonl
     echo "river mill flood" | textdiff generate runs/expand/model -
 
-Keywords of a text are up to `--count` of its content words, a random number of them in random order, so
-that a model takes few or many. Content words are all but the most frequent ones of the file, which make
-up half of everything that is written (articles, prepositions, ...).
+A pair is made of every sentence, of its first `--words` words. Keywords are up to `--count` of its
+content words, a random number of them in random order, so that a model takes few or many. Content words
+are all but the most frequent ones of the file, which make up half of everything that is written
+(articles, prepositions, ...).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from random import Random
 from textdiff.files import example_of, read
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
 FRAME = 0.5  # share of a text that its most frequent words make up
 
 
@@ -30,7 +32,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("texts", help="a text a line (.txt), or .jsonl, .csv, ... with a column of texts")
     parser.add_argument("pairs", type=Path, help="JSONL file to write")
     parser.add_argument("--text_column", default="text")
-    parser.add_argument("--count", type=int, default=5, help="most keywords of a text")
+    parser.add_argument("--count", type=int, default=5, help="most keywords of a sentence")
+    parser.add_argument("--words", type=int, default=40, help="most words of a sentence")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -47,10 +50,17 @@ def frame_words(texts: list[str]) -> set[str]:
     return found
 
 
-def pairs(texts: list[str], count: int, seed: int) -> Iterator[dict[str, str]]:
-    """Rows of source and target; texts without a content word are left out."""
+def sentences(texts: list[str], most: int) -> Iterator[str]:
+    """Of all texts, of each the first `most` words."""
+    for text in texts:
+        for sentence in SENTENCE.split(text.strip()):
+            yield " ".join(sentence.split()[:most])
+
+
+def pairs(texts: list[str], count: int, most: int, seed: int) -> Iterator[dict[str, str]]:
+    """Rows of source and target; sentences without a content word are left out."""
     frame = frame_words(texts)
-    for i, text in enumerate(texts):
+    for i, text in enumerate(sentences(texts, most)):
         words = list(dict.fromkeys(word for word in WORD.findall(text) if word.lower() not in frame))
         if words:
             draws = Random(f"{seed} {i}")
@@ -61,12 +71,13 @@ def pairs(texts: list[str], count: int, seed: int) -> Iterator[dict[str, str]]:
 def main() -> None:
     """Read texts, write pairs."""
     options = arguments()
-    if options.count < 1:
-        raise ValueError(f"--count must be at least 1, not {options.count}")
+    if min(options.count, options.words) < 1:
+        raise ValueError(f"--count and --words must be at least 1, not {options.count}, {options.words}")
     columns = (None, options.text_column)
     rows = enumerate(read(options.texts), 1)
     texts = [example_of(row, columns, f"{options.texts}, row {i}").target for i, row in rows]
-    lines = [json.dumps(row, ensure_ascii=False) for row in pairs(texts, options.count, options.seed)]
+    made = pairs(texts, options.count, options.words, options.seed)
+    lines = [json.dumps(row, ensure_ascii=False) for row in made]
     if not lines:
         raise ValueError(f"{options.texts}: no text with a content word; give more texts")
     options.pairs.write_text("\n".join(lines) + "\n", encoding="utf-8")

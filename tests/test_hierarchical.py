@@ -1,6 +1,7 @@
 """Words, their classes and the mask against transition matrices and the exact cascade."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -168,6 +169,16 @@ def test_classes_are_of_words_that_stand_in_the_same_places():
     text = torch.stack([draws[0], draws[1], draws[2]], 1).flatten()
     found = classes_of(torch.stack([text[:-1], text[1:]], 1), 20, 3)
     assert all(len(found[kind].unique()) == 1 for kind in kinds) and len(found.unique()) == 3
+
+
+def test_classes_are_found_wherever_models_are_built():
+    """Lightning does so on the device that trains; and many tokens of many occur nowhere."""
+    neighbours = torch.randint(20, (500, 2), generator=torch.Generator().manual_seed(0))
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = classes_of(neighbours, 300, 60)
+    assert found.device.type == "cpu" and found.shape == (300,) and 0 <= found.min() <= found.max() < 60
+    assert len(found[20:].unique()) == 1 and len(found[:20].unique()) > 10
 
 
 def test_a_text_is_refined_and_its_classes_stay(files, tmp_path):

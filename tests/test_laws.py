@@ -150,7 +150,8 @@ def test_noise_at_time_one_is_the_prior(name, schedule):
     prior = process.prior((V, 4000), noise(V, step=1))
     mean, var, error = moments(x_1)
     mean_prior, var_prior, _ = moments(prior)
-    assert ((mean - mean_prior) / var_prior.sqrt().clamp(min=1)).abs().max() < 0.17 + error
+    trace = 2 if name == "simplex" else 1  # a token's own number is 2 above the others
+    assert ((mean - mean_prior) / var_prior.sqrt().clamp(min=1)).abs().max() < 0.1 * trace + error
     assert torch.allclose(var.mean(), var_prior.mean(), rtol=0.02)
 
 

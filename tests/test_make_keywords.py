@@ -10,6 +10,7 @@ from conftest import write_rows
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_keywords.py"
 TEXTS = ["The mill by the river is old.", "The flood took the mill and the bridge.", "The the."]
+LONG = "One two. The mill by the river is old. " + "word " * 100
 
 
 def run(*args: object) -> None:
@@ -39,6 +40,15 @@ def test_any_number_in_any_order(made):
     assert {len(words.split()) for words in rivers} == {1, 2, 3}
     as_written = [[TEXTS[0].index(word) for word in words.split()] for words in rivers]
     assert {places == sorted(places) for places in as_written if len(places) > 1} == {True, False}
+
+
+def test_a_pair_of_every_sentence(tmp_path):
+    """Of a long one the first words: keywords must not ask for what training cuts off."""
+    (tmp_path / "my.txt").write_text("\n".join(["the the the the the the the word " * 20, LONG]) + "\n")
+    run(tmp_path / "my.txt", tmp_path / "pairs.jsonl", "--words", 12)
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert [row["target"] for row in rows[-3:-1]] == ["One two.", TEXTS[0]]
+    assert all(len(row["target"].split()) <= 12 for row in rows)
 
 
 def test_columns_and_bad_input(tmp_path, capsys):

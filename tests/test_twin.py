@@ -124,16 +124,19 @@ def greedy_by_hand(model: Twin, source: list[int] | None, prompt: list[int] | No
     return text
 
 
-def beam_by_hand(model: Twin, source: list[int] | None, k: int, penalty: float) -> list[int]:
-    """Beam search as the module describes it, one hypothesis at a time."""
-    running, finished = [(0.0, [])], []
-    for length in range(1, model.config.max_length + 1):
+def beam_by_hand(
+    model: Twin, source: list[int] | None, k: int, penalty: float, prompt: list[int] | None = None
+) -> list[int]:
+    """Beam search as the module describes it, one hypothesis at a time; the prompt costs nothing."""
+    prompt = prompt or []
+    running, finished = [(0.0, prompt)], []
+    for length in range(1, model.config.max_length - len(prompt) + 1):
         longer = []
         for score, text in running:
             log_probs = next_log_probs(model, text, source).tolist()
             longer += [(score + p, [*text, token]) for token, p in enumerate(log_probs)]
         longer.sort(reverse=True)
-        last = length == model.config.max_length
+        last = length == model.config.max_length - len(prompt)
         for score, text in longer[:k]:
             if text[-1] == EOS or last:
                 finished.append((score / length**penalty, text))
@@ -305,6 +308,16 @@ def test_it_writes_on_from_prompts_of_any_length(copier, decoding):
     made = write(copier, sources, prompts=prompts, decoding=decoding)
     assert made == [greedy_by_hand(copier, *pair) for pair in zip(sources, prompts, strict=True)]
     assert all(text[: len(prompt)] == prompt for text, prompt in zip(made, prompts, strict=True))
+
+
+@pytest.mark.parametrize("penalty", [0.3, 1.0, 2.0])
+def test_beams_from_a_prompt_are_those_by_hand(copier, penalty):
+    """Its tokens have no part in the length that is favoured."""
+    sources, prompts = ragged(5, seed=6), [[4, 5, 8], [], [7, 7, 7, 3], [9], [2, 11]]
+    decoding = {"name": "beam", "beams": 3, "length_penalty": penalty}
+    made = write(copier, sources, prompts=prompts, decoding=decoding)
+    for text, source, prompt in zip(made, sources, prompts, strict=True):
+        assert text == beam_by_hand(copier, source, 3, penalty, prompt)
 
 
 @pytest.mark.parametrize("decoding", ["sample", {"name": "beam", "beams": 3}])

@@ -158,8 +158,7 @@ def ode_log_density(
     start = torch.cat([torch.zeros(len(y_0), 1, dtype=torch.float64, device=y_0.device), y_0], 1)
     ends = schedule.gamma_min / 2, schedule.gamma_max / 2
     end = integrate(flow, start, *ends, tolerance, most)
-    alpha, sigma = (one.double() for one in schedule(torch.ones((), device=x_0.device)))
-    variance = alpha**2 + sigma**2
+    variance = process.end()[1].double()
     away = alpha_1 * (end[:, 1:] - process.centre)
     square = away.square() / variance + (2 * torch.pi * variance).log()
     return end[:, 0] - 0.5 * (square * part).sum(1) + size * (alpha_1.log() - alpha_0.log())

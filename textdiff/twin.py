@@ -270,7 +270,8 @@ class Beam:
             top, flat = total.topk(2 * k)  # at most k of them end
             tokens = flat % log_probs.shape[1]
             parents = flat // log_probs.shape[1] + first[: len(rows), None]
-            ended, divisor = tokens == writer.eos, (step + 1) ** self.length_penalty
+            own = step + 1 - (writer.prompt[::k] != OPEN).sum(1, keepdim=True)  # as in `transformers`
+            ended, divisor = tokens == writer.eos, own.clamp(min=1) ** self.length_penalty
             unfinished = ~ended & (step + 1 < writer.limit)
             final = (top / divisor).masked_fill(unfinished, -torch.inf)[:, :k]
             for n in (final.amax(1) > pool[:, 0]).nonzero()[:, 0].tolist():
@@ -278,7 +279,7 @@ class Beam:
                 texts[rows[n]] = [*writer.texts[parents[n, best]].tolist(), int(tokens[n, best])]
             pool = torch.cat([pool, final], 1).topk(k).values
             scores, place = top.masked_fill(ended, -torch.inf).topk(k)
-            done = pool[:, -1] >= scores[:, 0] / divisor
+            done = pool[:, -1] >= scores[:, 0] / divisor[:, 0]
             scores = scores.masked_fill(done[:, None], -torch.inf)  # finds no more while it waits
             stay = staying(done)
             if not len(stay):

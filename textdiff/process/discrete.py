@@ -149,7 +149,8 @@ class Spindle(Masked):
 
     k_t(w) = k_t - strength sin(pi k_t) (1 - H / H(w)) (DiffusionBERT, He et al. 2023, arXiv:2211.15029,
     equations 10 to 12), where H(w) = -log p(w) of the unigrams and H their mean, of the language and not
-    of the text; the last factor is cut where k_t(w) would not fall with t.
+    of the text; the last factor is cut where k_t(w) would not fall with t. A share of noise, as `textdiff
+    denoise` asks for one, is that of k_t.
 
     Args:
         strength: lambda; 0 = masked.
@@ -169,7 +170,10 @@ class Spindle(Masked):
         mean = (information * (-information).exp()).sum()
         most = 1 / (math.pi * self.strength)
         news = F.pad((1 - mean / information.clamp(min=TINY)).clamp(-most, most), (0, 1))
-        return kept - self.strength * torch.sin(math.pi * kept) * news[words]
+        # in float64: where the factor is cut the curve is flat, and rounding must not make it rise
+        kept = kept.double()
+        own = kept - self.strength * torch.sin(math.pi * kept) * news.double()[words]
+        return own.clamp(0, 1).float()
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         # a mask itself tells something: of a token that says much it comes early

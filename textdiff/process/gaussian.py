@@ -29,7 +29,8 @@ class Gaussian(Process):
     """The algebra shared by all Gaussian processes; a subclass gives the codebook."""
 
     gaussian = True
-    centre = 0.0  # mean of all clean points, where it is far from zero: in pure noise it still shows
+    # mean and variance a number of clean points, as far as pure noise at t = 1 still shows them
+    centre, spread = 0.0, 1.0
 
     @property
     def feature_width(self) -> int:
@@ -56,10 +57,13 @@ class Gaussian(Process):
         return probs @ self.codebook()
 
     def prior(self, shape: tuple[int, int], noise: Noise) -> Tensor:
-        # of the variance at t = 1 of unit data: of N(0, I), but for schedules that let it grow
+        alpha, variance = self.end()
+        return noise.normal((*shape, self.state_width)).mul_(variance.sqrt()).add_(alpha * self.centre)
+
+    def end(self) -> tuple[Tensor, Tensor]:
+        """alpha_1, and the variance of the prior: 1, but for schedules that let it grow."""
         alpha, sigma = self.schedule(torch.ones((), device=self.embedding.weight.device))
-        spread = (alpha**2 + sigma**2).sqrt()
-        return noise.normal((*shape, self.state_width)).mul_(spread).add_(alpha * self.centre)
+        return alpha, alpha**2 * self.spread + sigma**2
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         alpha, sigma = self.schedule(column(t, x_0))
@@ -112,11 +116,10 @@ class Gaussian(Process):
         return 0.5 * ((-self.schedule.gamma(s)).exp() - (-self.schedule.gamma(t)).exp()) * error
 
     def prior_divergence(self, ids: Tensor) -> Tensor:
-        alpha, sigma = self.schedule(torch.ones((), device=self.embedding.weight.device))
-        total = alpha**2 + sigma**2
+        alpha, variance = self.end()
         square = (self.encode(ids) - self.centre).square().sum(-1)
-        spread = sigma**2 / total
-        return 0.5 * (alpha**2 * square / total + self.state_width * (spread - 1 - spread.log()))
+        share = 1 - alpha**2 * self.spread / variance
+        return 0.5 * (alpha**2 * square / variance + self.state_width * (share - 1 - share.log()))
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         codebook = self.codebook()

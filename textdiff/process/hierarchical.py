@@ -90,7 +90,10 @@ class Hierarchical(Tokens):
         *,
         tau: float | None = None,
     ) -> Tensor:
-        """Of a clean word drawn from `probs`, and from the class that stands there: class or word."""
+        """Of a clean word drawn from `probs` within the class that stands there: a class or the word.
+
+        What has come so far stays, words and classes, with any `tau`: they can be drawn again, not anew.
+        """
         refined, unmasked = self.shares(t, s, x_t)
         clean = category(self.within(x_t, probs), noise)
         shown = (x_t != self.mask_id) | (noise.uniform(x_t.shape) < unmasked)
@@ -138,6 +141,3 @@ class Hierarchical(Tokens):
     def time_of(self, noise: float) -> float:
         # of the words, whose classes stay
         return super().time_of(noise / 2)
-
-    def taken(self, ids: Tensor, t: Tensor, noise: Noise) -> Tensor:
-        return self.corrupt(ids, t, noise)

@@ -39,7 +39,9 @@ class Simplex(Gaussian):
         if half_width <= 0:
             raise ValueError(f"simplex process: half_width must be positive, not {half_width}")
         self.half_width = half_width
-        self.centre = 2 / self.state_width - 1  # which says nothing of the token, but counts V times
+        # what all corners share says nothing of the token, but counts V times
+        size = self.state_width
+        self.centre, self.spread = 2 / size - 1, 4 / size * (1 - 1 / size)
 
     @property
     def feature_width(self) -> int:

@@ -44,4 +44,4 @@ class Tokens(Process):
 
 def still_kept(k_t: Tensor, k_s: Tensor) -> Tensor:
     """Share of what is kept at s that still is at t."""
-    return torch.where(k_s > 0, k_t / k_s.clamp(min=TINY), 1.0)
+    return torch.where(k_s > 0, k_t / k_s.clamp(min=TINY), 1.0).clamp(max=1)
