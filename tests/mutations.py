@@ -605,7 +605,7 @@ BUGS = [
     ),
     Bug(
         "dropped source still seen",
-        "denoiser.py",
+        "encoder.py",
         "torch.ones_like(mask[:, :1]), mask]",
         "torch.ones_like(mask[:, :1]), torch.ones_like(mask)]",
         "denoiser",
@@ -878,7 +878,7 @@ BUGS = [
     ),
     Bug(
         "noise at time zero",
-        "process/discrete.py",
+        "process/tokens.py",
         "((torch.sigmoid(-self.schedule.gamma(t)) - last) / (first - last)).clamp(0, 1)",
         "torch.sigmoid(-self.schedule.gamma(t))",
         "discrete",
@@ -988,8 +988,8 @@ BUGS = [
     Bug(
         "posterior without the share of noise",
         "process/discrete.py",
-        "(1 - k_s) * pi * share.sum(-1, keepdim=True)",
-        "0 * pi * share.sum(-1, keepdim=True)",
+        "(0, 1)) + pi * lost",
+        "(0, 1)) + 0 * pi * lost",
         "likelihood discrete",
     ),
     Bug("tokens kept too often", "process/discrete.py", "* k_s < k_t", "* k_t < k_s", "laws"),

@@ -171,6 +171,19 @@ def test_classes_are_of_words_that_stand_in_the_same_places():
     assert all(len(found[kind].unique()) == 1 for kind in kinds) and len(found.unique()) == 3
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["before", "after"])
+def test_classes_look_to_both_sides(order):
+    """Two kinds of words beside the same word on one side, beside two on the other."""
+    generator, first, second = torch.Generator().manual_seed(0), torch.arange(3, 7), torch.arange(7, 11)
+    words = torch.randint(4, (2, 2000), generator=generator)
+    same, other = torch.full((2000,), 2), torch.zeros(2000, dtype=torch.long)
+    sides = [(other, first[words[0]], same), (other + 1, second[words[1]], same)]
+    pairs = [torch.stack([row[i], row[i + 1]], 1)[:, order] for row in sides for i in (0, 1)]
+    found = classes_of(torch.cat(pairs), 11, 5)
+    assert len(found[first].unique()) == len(found[second].unique()) == 1
+    assert found[first[0]] != found[second[0]]
+
+
 def test_classes_are_found_wherever_models_are_built():
     """Lightning does so on the device that trains; and many tokens of many occur nowhere."""
     neighbours = torch.randint(20, (500, 2), generator=torch.Generator().manual_seed(0))
