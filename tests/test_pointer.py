@@ -28,6 +28,7 @@ def make() -> tuple[Pointer, Context, Tensor]:
     return pointer, pointer.remember(Context([], mask, memory.mean(1)), memory, SOURCE), memory
 
 
+@torch.no_grad()
 def test_the_mixture_by_hand():
     pointer, context, memory = make()
     h, logits = torch.randn(2, 3, D), torch.randn(2, 3, V)
