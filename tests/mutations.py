@@ -93,7 +93,7 @@ BUGS = [
     ),
     Bug(
         "fresh words from where they stood",
-        "process/discrete.py",
+        "process/tokens.py",
         "self.corrupt(clean, s, noise), x_s)",
         "self.corrupt(x_s, s, noise), x_s)",
         "discrete",

@@ -10,9 +10,7 @@ from typing import Any
 
 from textdiff.api import GAP, load
 from textdiff.control import Avoid, Contain, SequenceClassifier
-from textdiff.data import KNOWN
-from textdiff.evaluation import likelihood, open_data, written
-from textdiff.files import LINES, example_of, read
+from textdiff.files import KNOWN, LINES, example_of, read
 from textdiff.generation import generate_texts
 from textdiff.model import TextModel
 from textdiff.movie import write_movie
@@ -177,6 +175,8 @@ def measure(
     **options: Any,
 ) -> None:
     """Print the figures of a model on a file as JSON."""
+    from textdiff.evaluation import likelihood, open_data, written  # Lightning with it: slow to load
+
     loaded = load(model, device)
     columns = {"text_column": text_column, "summary_column": summary_column}
     data = open_data(loaded, file, max_test_examples=max_examples, **columns)

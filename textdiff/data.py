@@ -19,13 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from textdiff.batches import Batches, Collator, Pair, Ranks, Rows, ranked, share
-from textdiff.files import Example, example_of, read
+from textdiff.files import KNOWN, Example, example_of, read
 from textdiff.tokenizer import Tokenizer
 
 BUILT_IN = {"train": 20_000, "validation": 500, "test": 500, "unseen_names": 500}
-# columns of source and target, looked for in this order
-KNOWN = [("source", "target"), ("src", "trg"), ("document", "summary"), ("article", "highlights")]
-KNOWN += [("dialogue", "summary"), ("text", "summary"), ("text", None)]
 TOKENIZER_ROWS = 50_000  # rows that a new tokenizer learns from
 LEAST = {"batch_size": 1, "eval_batch_size": 1, "max_source_length": 1, "max_target_length": 2}
 LEAST |= {"shuffle_buffer": 1, "num_workers": 0, "seed": 0}

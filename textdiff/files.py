@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # legal in JSON, but no text
+# columns of source and target, looked for in this order
+KNOWN = [("source", "target"), ("src", "trg"), ("document", "summary"), ("article", "highlights")]
+KNOWN += [("dialogue", "summary"), ("text", "summary"), ("text", None)]
 
 
 class Example(NamedTuple):

@@ -71,16 +71,9 @@ class Discrete(Tokens):
         stays = noise.uniform(x_s.shape) * k_s < k_t
         return torch.where(stays, x_s, self.draw(x_s.shape, noise))
 
-    def step(
-        self,
-        x_t: Tensor,
-        probs: Tensor,
-        t: Tensor,
-        s: Tensor,
-        noise: Noise,
-        *,
-        tau: float | None = None,
-    ) -> Tensor:
+    def advance(
+        self, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
         """A draw from (2), for a clean token drawn from `probs`."""
         clean = category(probs, noise)
         k_t, k_s = self.kept(column(t, x_t), clean), self.kept(column(s, x_t), clean)
@@ -92,10 +85,7 @@ class Discrete(Tokens):
         u = noise.uniform(x_t.shape) * total
         new = torch.where(u < stay + become, clean, self.draw(x_t.shape, noise))
         # a total of zero: the prediction denies what stands there, which cannot change any more
-        x_s = torch.where((u < stay) | (total == 0), x_t, new)
-        if tau is None:
-            return x_s
-        return torch.where(noise.uniform(x_t.shape) < tau, self.corrupt(clean, s, noise), x_s)
+        return torch.where((u < stay) | (total == 0), x_t, new), clean
 
     def time_of(self, noise: float) -> float:
         if not self.replace:

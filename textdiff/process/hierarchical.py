@@ -80,16 +80,9 @@ class Hierarchical(Tokens):
         stays = noise.uniform(x_s.shape) < still_kept(classes_t, classes_s)
         return torch.where(stays, x_t, self.mask_id)
 
-    def step(
-        self,
-        x_t: Tensor,
-        probs: Tensor,
-        t: Tensor,
-        s: Tensor,
-        noise: Noise,
-        *,
-        tau: float | None = None,
-    ) -> Tensor:
+    def advance(
+        self, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
         """Of a clean word drawn from `probs` within the class that stands there: a class or the word.
 
         What has come so far stays, words and classes, with any `tau`: they can be drawn again, not anew.
@@ -99,10 +92,7 @@ class Hierarchical(Tokens):
         shown = (x_t != self.mask_id) | (noise.uniform(x_t.shape) < unmasked)
         fine = noise.uniform(x_t.shape) < refined
         x_s = torch.where(shown, torch.where(fine, clean, self.coarsen(clean)), self.mask_id)
-        x_s = torch.where(x_t < len(self.class_of), x_t, x_s)
-        if tau is None:
-            return x_s
-        return torch.where(noise.uniform(x_t.shape) < tau, self.corrupt(clean, s, noise), x_s)
+        return torch.where(x_t < len(self.class_of), x_t, x_s), clean
 
     def shares(self, t: Tensor, s: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
         """From t to s: shares of what is no word that can be one, and of masks that are none any more."""

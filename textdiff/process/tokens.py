@@ -1,8 +1,11 @@
 """What processes on tokens share: states are numbers, and a schedule of what is kept."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
+from textdiff.noise import Noise
 from textdiff.process.process import Process
 from textdiff.schedule import Schedule
 
@@ -37,6 +40,28 @@ class Tokens(Process):
 
     def encode(self, ids: Tensor) -> Tensor:
         return ids.clone()
+
+    def step(
+        self,
+        x_t: Tensor,
+        probs: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noise: Noise,
+        *,
+        tau: float | None = None,
+    ) -> Tensor:
+        """One of `advance`, or for a share tau of the tokens a draw from q(x_s | clean token)."""
+        x_s, clean = self.advance(x_t, probs, t, s, noise)
+        if tau is None:
+            return x_s
+        return torch.where(noise.uniform(x_t.shape) < tau, self.corrupt(clean, s, noise), x_s)
+
+    @abstractmethod
+    def advance(
+        self, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """x_s of the process's own posterior, and the clean tokens drawn for it, both `(B, L)`."""
 
     def prior_divergence(self, ids: Tensor) -> Tensor:
         return torch.zeros(ids.shape, device=ids.device)
