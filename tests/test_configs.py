@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import run_training, write_rows
+from test_pretrained import write_network
 
 from textdiff import cli, hardware
 from textdiff.corpus import rows
@@ -27,6 +28,10 @@ def local_files(folder, data, name):
     pairs = rows("train", 40)
     table = [{source: r["source"]} | ({} if unconditional else {target: r["target"]}) for r in pairs]
     files = {f"data__{s}_file": write_rows(folder / f"{s}.jsonl", table) for s in ("train", "validation")}
+    if name == "pretrained":
+        files["model__network__backbone"] = write_network(
+            folder / "network", "roberta", max_position_embeddings=90
+        )
     return {"data__dataset_name": "null", **files}
 
 
@@ -37,8 +42,8 @@ def test_config_trains(name, tmp_path):
     run_training(tmp_path / "run", "--config", name, **files, **short, model__ema_decay=0.9)
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 2
-    expected = "none" if name in ("lm1b", "unconditional") else "cross"
-    assert saved["settings"]["conditioning"] == expected
+    expected = {"lm1b": "none", "unconditional": "none", "pretrained": "prefix"}
+    assert saved["settings"]["conditioning"] == expected.get(name, "cross")
     used = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     for key in ("text_column", "summary_column", "streaming"):
         assert used["data"][key] == (DATA[name].get(key) or used["data"][key])

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
 noise config hardware corpus classes metrics transformer optimizer tokenizer
-files batches rerank decoder schedule process objective length encoder pointer denoiser pretrained
+files sizes batches rerank decoder schedule process objective length encoder pointer denoiser pretrained
 sampler testing likelihood control blocks storage model layout diffusion
 twin generation movie data evaluation report train cli api commands __init__
 """.split()

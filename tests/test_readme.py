@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_commands_leave_models(folder: Path) -> None:
-    for run in ("quickstart", "summarization", "unconditional", "expand", "roberta"):
+    for run in ("quickstart", "summarization", "unconditional", "expand", "pretrained"):
         names = {path.name for path in (folder / "runs" / run).iterdir()}
         assert {"model", "loss.png", "metrics.json", "checkpoints"} <= names
 

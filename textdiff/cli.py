@@ -29,7 +29,7 @@ from textdiff.config import named
 from textdiff.data import TextData
 from textdiff.hardware import fast_dtype, tune_allocator
 from textdiff.report import Keep, Report
-from textdiff.storage import find_folder
+from textdiff.storage import find_folder, read_config
 
 SUBCOMMANDS = ("fit", "validate")
 HERE = Path(__file__).parent
@@ -49,6 +49,7 @@ TRAINER = {
 MISTAKES = (ValueError, OSError, ArgumentError, MisconfigurationException)
 NOISE = ("exists and is not empty", "LeafSpec", "does not have many workers", "logging interval")
 NOISE += ("💡 Tip", "TPU available", "resuming from a checkpoint that ended", "module.s. in eval mode")
+NOISE += ("to estimate number of stepping batches",)
 NOISE += ("tokens are read",)  # said once, of all examples, when the data are read
 EXTRA_CALLBACKS: list[L.Callback] = []  # of programs that train through `run`, such as benchmarks
 
@@ -74,17 +75,16 @@ class CLI(LightningCLI):
             config.trainer.precision = config.trainer.precision or saved["settings"].get("precision")
 
     def before_instantiate_classes(self) -> None:
-        """A model or network to start from brings its tokenizer; precision is the fast one."""
+        """A model to start from brings its tokenizer and lengths; precision is the fast one."""
         config = self.config[self.subcommand]
         if config.trainer.precision is None:
             fast = fast_dtype(training_device(config.trainer.accelerator))
             config.trainer.precision = "bf16-mixed" if fast == torch.bfloat16 else "32-true"
-        if config.data.tokenizer is None:
-            start, backbone = config.model.init_from, config.model.network.backbone
-            if start:
-                config.data.tokenizer = str(find_folder(start))
-            elif backbone is not None:
-                config.data.tokenizer = named(backbone).get("name")
+        start, backbone = config.model.init_from, config.model.network.backbone
+        if start:
+            adopt(config.data, find_folder(start))
+        elif backbone is not None and config.data.tokenizer is None:
+            config.data.tokenizer = named(backbone).get("name")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -99,6 +99,17 @@ class CLI(LightningCLI):
         if config["enable_progress_bar"] is not False and not has_bar(callbacks):
             callbacks.append(TQDMProgressBar())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def adopt(data: Any, folder: Path) -> None:
+    """Fill in what the data settings leave open as the model in `folder` has it."""
+    model = read_config(folder)
+    longest = {"source": model.max_source_length, "target": model.max_length - model.prefix_length}
+    known = {f"max_{side}_length": tokens for side, tokens in longest.items()} | {
+        "tokenizer": str(folder)
+    }
+    for name in (name for name in known if data[name] is None):
+        data[name] = known[name]
 
 
 def training_device(accelerator: str) -> torch.device:

@@ -91,3 +91,8 @@ class Config:
     length_weight: float = 0.1
     label_smoothing: float = 0.0
     generation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prefix_length(self) -> int:
+        """Positions that the longest source takes from those of the text."""
+        return self.max_source_length + 1 if self.conditioning == "prefix" else 0

@@ -18,12 +18,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from textdiff import sizes
 from textdiff.batches import Batches, Collator, Pair, Ranks, Rows, ranked, share
-from textdiff.files import KNOWN, Example, example_of, read
+from textdiff.files import Example, example_of, find_columns, read
 from textdiff.tokenizer import Tokenizer
 
 BUILT_IN = {"train": 20_000, "validation": 500, "test": 500, "unseen_names": 500}
 TOKENIZER_ROWS = 50_000  # rows that a new tokenizer learns from
+LENGTH_ROWS = 5_000  # rows that tell how long texts are
+SIDES = ("source", "target")
 LEAST = {"batch_size": 1, "eval_batch_size": 1, "max_source_length": 1, "max_target_length": 2}
 LEAST |= {"shuffle_buffer": 1, "num_workers": 0, "seed": 0}
 
@@ -43,9 +46,9 @@ class TextData(LightningDataModule):
         text_column: source column; given alone: unconditional text; guessed if absent
         summary_column: target column
         source_prefix: text put before every source
-        max_source_length: tokens of the longest source; the rest is cut
-        max_target_length: tokens of the longest target, EOS included; unconditional text is split
-        vocab_size: tokens of a tokenizer trained on the data
+        max_source_length: tokens of the longest source; the rest is cut; None = as the data need
+        max_target_length: the same for targets, EOS included; unconditional text is split
+        vocab_size: tokens of a tokenizer trained on the data; None = as the data need
         tokenizer: directory or file of the tokenizer to use instead
         batch_size: training examples per device and step
         eval_batch_size: evaluation examples per device and step
@@ -69,9 +72,9 @@ class TextData(LightningDataModule):
         text_column: str | None = None,
         summary_column: str | None = None,
         source_prefix: str = "",
-        max_source_length: int = 256,
-        max_target_length: int = 64,
-        vocab_size: int = 8192,
+        max_source_length: int | None = None,
+        max_target_length: int | None = None,
+        vocab_size: int | None = None,
         tokenizer: str | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 128,
@@ -87,7 +90,7 @@ class TextData(LightningDataModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         for name, least in LEAST.items():
-            if self.hparams[name] < least:
+            if self.hparams[name] is not None and self.hparams[name] < least:
                 raise ValueError(f"{name}={self.hparams[name]}: give at least {least}")
         if conditioning not in ("cross", "prefix"):
             raise ValueError(f"conditioning={conditioning!r}: choose cross or prefix")
@@ -154,16 +157,12 @@ class TextData(LightningDataModule):
     def columns(self) -> tuple[str | None, str]:
         """(source or None, target): as given, else the first known pair among those of row 1."""
         given = self.hparams.text_column, self.hparams.summary_column
-        split = next(split for split in ("train", "validation", "test") if self.has_split(split))
-        row = next(self._open(split), None)
-        found = [*row] if isinstance(row, dict) else []
-        known = [pair for pair in ([given] if any(given) else KNOWN) if {*pair} <= {*found, None}]
-        if row is not None and not (known and known[0][0]):
-            wanted = f"columns {given}" if any(given) else "known pair of columns"
-            where = f"{self._name(split)}: no {wanted} among {found or type(row).__name__}"
-            raise ValueError(f"{where}; set text_column and summary_column")
-        source, target = known[0] if known else KNOWN[0]
-        return (source, target) if target else (None, source)
+        return find_columns(next(self._open(self._first), None), given, self._name(self._first))
+
+    @property
+    def _first(self) -> str:
+        """The first split that there is: columns and lengths are found in it."""
+        return next(split for split in ("train", "validation", "test") if self.has_split(split))
 
     @property
     def layout(self) -> str:
@@ -194,13 +193,12 @@ class TextData(LightningDataModule):
 
     def examples(self, split: str) -> list[Example]:
         """Examples as text, in the order of `index`; unconditional ones as the model sees them."""
-        if split not in self._texts:
-            self._texts[split] = list(self._examples(split)) if self.columns[0] else self._pieces(split)
+        if split not in self._texts and self.columns[0]:
+            self._texts[split] = list(self._examples(split))
+        elif split not in self._texts:
+            texts = self.tokenizer.decode([ids for _, ids in self.table(split)])
+            self._texts[split] = [Example(None, text, [text]) for text in texts]
         return self._texts[split]
-
-    def _pieces(self, split: str) -> list[Example]:
-        texts = self.tokenizer.decode([ids for _, ids in self.table(split)])
-        return [Example(None, text, [text]) for text in texts]
 
     def prepare_data(self) -> None:
         """Fetch the data set, once per machine."""
@@ -209,6 +207,7 @@ class TextData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Load or train the tokenizer and tokenize the splits that the stage needs."""
         self.tokenizer = self.tokenizer or self._make_tokenizer()
+        self._choose_lengths()
         splits = {"validate": ["validation"], "test": ["test"], "predict": []}
         for split in splits.get(stage or "fit", ["train", "validation"]):
             self.table(split)
@@ -216,10 +215,28 @@ class TextData(LightningDataModule):
     def _make_tokenizer(self) -> Tokenizer:
         if self.hparams.tokenizer:
             return Tokenizer.load(self.hparams.tokenizer)
-        self._say(f"training a tokenizer of {self.hparams.vocab_size:,} tokens")
-        examples = islice(self._examples("train"), TOKENIZER_ROWS)
-        texts = (text for example in examples for text in example[:2] if text)
-        return Tokenizer.train(texts, self.hparams.vocab_size)
+        size = self.hparams.vocab_size
+        if size is None:
+            size = self.hparams.vocab_size = sizes.vocabulary(self._some_texts())
+        self._say(f"training a tokenizer of {size:,} tokens (--data.vocab_size)")
+        return Tokenizer.train(self._some_texts(), size)
+
+    def _some_texts(self) -> Iterator[str]:
+        rows = islice(self._examples("train"), TOKENIZER_ROWS)
+        return (text for row in rows for text in row[:2] if text)
+
+    def _choose_lengths(self) -> None:
+        """Set the lengths that were not given."""
+        names = [f"max_{side}_length" for side in SIDES]
+        unset = [i for i, name in enumerate(names) if self.hparams[name] is None]
+        rows = list(islice(self._examples(self._first), LENGTH_ROWS)) if unset else []
+        for i in unset:
+            texts = [(self.hparams.source_prefix, "")[i] + (row[i] or "") for row in rows]
+            lengths = [len(ids) + i for ids in self.tokenizer.encode(texts)]  # a target ends in EOS
+            found = sizes.length(lengths, sizes.LONGEST[SIDES[i], self.layout])
+            self.hparams[names[i]] = found
+            if rows[0][i] is not None:
+                self._say(f"{SIDES[i]}s of at most {found} tokens (--data.{names[i]})")
 
     def table(self, split: str) -> list[Pair]:
         """All examples of a split as ids; of a training stream the first shuffle buffer."""
@@ -272,14 +289,11 @@ class TextData(LightningDataModule):
 
     def _report(self, split: str, counts: Counter[str]) -> None:
         fate = "cut to" if self.columns[0] else "split into pieces of"
-        for side in ("source", "target"):
-            if cut := counts[side]:
-                percent = f"{100 * cut / counts['rows']:.3g} % of {counts['rows']:,}"
-                length = f"max_{side}_length"
-                self._say(
-                    f"{percent} {split} {side}s were {fate} {self.hparams[length]} tokens; "
-                    f"raise --data.{length}"
-                )
+        for side in SIDES:
+            if counts[side]:
+                percent = f"{100 * counts[side] / counts['rows']:.3g} % of {counts['rows']:,}"
+                name, where = f"max_{side}_length", f"{split} {side}s were {fate}"
+                self._say(f"{percent} {where} {self.hparams[name]} tokens; raise --data.{name}")
 
     def _loader(self, batches: Iterable[Rows]) -> DataLoader:
         workers = self.hparams.num_workers

@@ -21,13 +21,12 @@ def open_data(model: TextModel, file: str, **columns: str | int | None) -> TextD
         ValueError: a file that is missing or damaged, or whose columns do not suit the model.
     """
     config = model.config
-    prefix = config.max_source_length + 1 if config.conditioning == "prefix" else 0
     data = TextData(
         test_file=file,
         max_source_length=config.max_source_length,
-        max_target_length=config.max_length - prefix,
+        max_target_length=config.max_length - config.prefix_length,
         source_prefix=config.source_prefix,
-        conditioning="prefix" if prefix else "cross",
+        conditioning="prefix" if config.prefix_length else "cross",
         **columns,
     )
     data.tokenizer = model.tokenizer

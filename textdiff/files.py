@@ -89,3 +89,19 @@ def example_of(row: Any, columns: tuple[str | None, str], where: str) -> Example
     source, target = (column and _string(row, column, where) for column in columns)
     references = row.get("references") or target
     return Example(source, target, [references] if isinstance(references, str) else references)
+
+
+def find_columns(row: Any, given: tuple[str | None, str | None], where: str) -> tuple[str | None, str]:
+    """(source or None, target): as `given`, else the first known pair in `row`; a first row or None.
+
+    Raises:
+        ValueError: the row has neither.
+    """
+    found = [*row] if isinstance(row, dict) else []
+    known = [pair for pair in ([given] if any(given) else KNOWN) if {*pair} <= {*found, None}]
+    if row is not None and not (known and known[0][0]):
+        wanted = f"columns {given}" if any(given) else "known pair of columns"
+        place = f"{where}: no {wanted} among {found or type(row).__name__}"
+        raise ValueError(f"{place}; set text_column and summary_column")
+    source, target = known[0] if known else KNOWN[0]
+    return (source, target) if target else (None, source)

@@ -44,11 +44,16 @@ class Report(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.started = time.perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             size = sum(p.numel() for p in module.model.parameters()) / 1e6
+            steps, epoch = trainer.estimated_stepping_batches, trainer.num_training_batches
+            rounds = steps * trainer.accumulate_grad_batches / epoch  # 0 of a stream, which has no end
             print(
-                f"{size:.2f}M parameters, precision {trainer.precision}; "
-                f"results go to {trainer.default_root_dir}"
+                f"{size:.2f}M parameters, precision {trainer.precision}, {steps:,.0f} steps"
+                + f" ({rounds:.3g} epochs)" * (rounds > 0)
+                + f"; results go to {trainer.default_root_dir}"
             )
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -204,10 +209,10 @@ def table(rows: dict[str, Scores], title: str) -> str:
 def next_steps(folder: Path, data: TextData) -> str:
     """The lines to type next."""
     model = shlex.quote(str(folder / "model"))
-    given = "--num_samples 4" if data.layout == "none" else "my_documents.txt"
+    use = f"generate {model} --num_samples 4" if data.layout == "none" else f"summarize {model} my.txt"
     return (
         f"\nmodel: {model}   plot: {folder / 'loss.png'}   scores: {folder / 'metrics.json'}\n"
         "next:\n"
-        f"  textdiff generate {model} {given}\n"
+        f"  textdiff {use}\n"
         "  python -m textdiff.train --config summarization --data.train_file my.jsonl\n"
     )

@@ -225,14 +225,13 @@ def check_options(generation: dict[str, Any]) -> dict[str, Any]:
 
 def shape(network: Config, data: TextData) -> Config:
     """The config with what the data decide: conditioning and lengths."""
-    prefix = data.hparams.max_source_length + 1 if data.layout == "prefix" else 0
-    return replace(
+    told = replace(
         network,
         conditioning=data.layout,
-        max_length=prefix + data.hparams.max_target_length,
         max_source_length=data.hparams.max_source_length,
         source_prefix=data.hparams.source_prefix,
     )
+    return replace(told, max_length=told.prefix_length + data.hparams.max_target_length)
 
 
 def check_fit(start: TextModel, wanted: Config, data: TextData) -> None:
