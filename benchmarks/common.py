@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -97,13 +98,15 @@ def asked(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def train_all(
-    options: argparse.Namespace, flags: dict[str, list[str]], copies: dict[str, str] | None = None
+    options: argparse.Namespace,
+    flags: dict[str, list[str] | Callable[[], list[str]]],
+    copies: dict[str, str] | None = None,
 ) -> tuple[dict[str, TextModel], dict[str, dict[str, Any]]]:
     """Train every system of `flags`, one after the other, in `runs/name/system`.
 
     Args:
         options: of `add_budget`, and `name`.
-        flags: training flags of every system.
+        flags: training flags of every system; or how to get them once the systems before are trained.
         copies: systems that take as many steps as another one.
     """
     models, budgets, folder = {}, {}, options.runs / options.name
@@ -111,7 +114,8 @@ def train_all(
         steps = steps_of(options.steps, name)
         if steps is None and name in (copies or {}):
             steps = budgets[copies[name]]["steps"]
-        models[name], budgets[name] = train_for(flags[name], options.minutes, folder / name, steps)
+        known = flags[name]() if callable(flags[name]) else flags[name]
+        models[name], budgets[name] = train_for(known, options.minutes, folder / name, steps)
     if options.train_only:
         sys.exit()
     return models, budgets

@@ -13,7 +13,10 @@ length penalty are chosen on validation.
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from textdiff.metrics import ROUGE_SCORER, bleu, lead, rouge
 from textdiff.model import TextModel
 
 SYSTEMS = ("diffusion", "autoregressive")  # the kinds, for which training settings are counted
+DISTILLED = "-distilled"
 PENALTIES = (0.6, 1.0, 1.4)
 TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 1.0)
 
@@ -53,6 +57,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--equal_examples", action="store_true", help="also a twin of the first process's steps"
     )
+    parser.add_argument(
+        "--distill", action="store_true", help="also train every process on what the twin's beams write"
+    )
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
     for system in SYSTEMS:
         parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
@@ -69,6 +76,16 @@ def training_flags(options: argparse.Namespace, name: str) -> list[str]:
     flags += ["--model.network.system", name if twin else "diffusion"]
     flags += [] if twin or name == "embedding" else ["--model.network.process", name]
     return [*flags, *(f"--{flag}" for flag in options.set + (options.set_twin if twin else []))]
+
+
+def distilled(options: argparse.Namespace, flags: list[str]) -> list[str]:
+    """`flags` with the training texts that the trained twin writes, and its tokenizer."""
+    folder = options.runs / options.name
+    teacher, file = folder / "autoregressive" / "model", folder / "distilled.jsonl"
+    script = Path(__file__).parent.parent / "scripts" / "distill.py"
+    call = [script, teacher, options.train_file, file, "--decoding", "beam"]
+    subprocess.run([sys.executable, *map(str, call)], check=True)
+    return [*flags, "--data.train_file", str(file), "--data.tokenizer", str(teacher)]
 
 
 def row(
@@ -214,6 +231,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     flags = {name: training_flags(options, name) for name in (*options.processes, "autoregressive")}
     copies = {"equal_examples": options.processes[0]} if options.equal_examples else {}
     flags |= dict.fromkeys(copies, flags["autoregressive"])
+    if options.distill:
+        copies |= {f"{name}{DISTILLED}": name for name in options.processes}
+        flags |= {
+            f"{name}{DISTILLED}": partial(distilled, options, flags[name]) for name in options.processes
+        }
     models, budgets = common.train_all(options, flags, copies)
     files = {key: getattr(options, key) for key in ("train_file", "validation_file", "test_file")}
     data = TextData(**files, dataset_name=options.dataset_name)
@@ -228,6 +250,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         rows.append(greedy_row(trained, examples, options.batch_size, training="equal examples"))
     for name in options.processes:
         rows += diffusion_rows(models[name], examples, held, options)
+        if options.distill:
+            found = diffusion_rows(models[f"{name}{DISTILLED}"], examples, held, options)
+            rows += [one | {"training": "distilled"} for one in found]
     common.compare(rows)
     result |= {
         **common.asked(options),

@@ -5,9 +5,9 @@
 
 One teacher answers one source in one way, where people have many: a student that predicts all tokens at
 once need not mix them (Kim and Rush 2016, arXiv:1606.07947; Gu et al. 2018, arXiv:1711.02281, for
-non-autoregressive students). The teacher sees no target. Validation and test keep their own targets, and
-figures of a student name its teacher. Rows that the output file already holds are not written again, so
-that an interrupted run goes on when it is started again.
+non-autoregressive students). The teacher sees no target, and a source of several rows is answered once.
+Validation and test keep their own targets, and figures of a student name its teacher. What the output
+file already holds is not written again: an interrupted run goes on when it is started again.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
     teacher = load(options.teacher)
     columns = {"text_column": options.text_column, "summary_column": options.summary_column}
     data = open_data(teacher, options.file, max_test_examples=options.max_examples, **columns)
-    sources = [example.source for example in data.examples("test")]
+    sources = list(dict.fromkeys(example.source for example in data.examples("test")))
     start = resume(options.output, sources)
     how: dict[str, Any] = {key: getattr(options, key) for key in ("decoding", "steps")}
     how = {key: value for key, value in how.items() if value is not None}

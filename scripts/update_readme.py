@@ -1,6 +1,8 @@
-"""Write the tables of README from `benchmarks/results/*.json`, between its result markers.
+"""Write the tables of README and of the pages beside the benchmarks from `benchmarks/results/*.json`.
 
 python scripts/update_readme.py
+
+A table stands between markers, `<!--name-->` and `<!--/name-->`; all else in a page is written by hand.
 """
 
 import json
@@ -13,9 +15,12 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from common import RESULTS, how  # noqa: E402
 
+PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
+HEADLINES = ("e2e-15min", "e2e-60min", "arxiv_titles")
 NAMES = {"fact_accuracy": "facts %", "fact_accuracy_unseen_names": "facts %, unseen names"}
 SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2")
 FREE = ("judge_perplexity", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
+GAPS = ("gap_rougeL", "gap_bleu", "gap_exact", "rougeL", "bleu")
 FACTS = ("rouge1", "rouge2", "rougeL", *NAMES)
 
 
@@ -50,6 +55,24 @@ def load(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def headlines() -> str:
+    """Ours beside the twin, single texts and MBR, in few rows."""
+    lines = [
+        "| data | system | how | NFE | s / text | ROUGE-L | BLEU |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for name in HEADLINES:
+        result = load(f"summarization-{name}") or {"rows": []}
+        for row in result["rows"]:
+            words = how(row)
+            if row["system"] in ("autoregressive", "embedding") and "ancestral" not in words:
+                seconds = f"{row['seconds_per_example']:.3f}" if "seconds_per_example" in row else ""
+                cells = [name, row["system"], words, str(row["nfe"]), seconds]
+                cells += [cell(row["metrics"][key]) for key in ("rougeL", "bleu")]
+                lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def summaries() -> str:
     """All summarization results, one after the other."""
     parts = []
@@ -57,7 +80,7 @@ def summaries() -> str:
         result = load(path.stem)
         title = f"**{result['dataset']}**: {budget(result)}, "
         title += f"{result['test_examples']} test examples, one training seed."
-        plot = f"![quality against steps](benchmarks/results/{path.stem}.png)"
+        plot = f"![quality against steps](results/{path.stem}.png)"
         parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
     return "\n\n".join(parts) or "No figures yet."
 
@@ -96,7 +119,7 @@ def control() -> str:
         title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
         title += f"for; {budget(result)}, one training seed. "
         title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}."
-        plot = f"![success against perplexity](benchmarks/results/{path.stem}.png)"
+        plot = f"![success against perplexity](results/{path.stem}.png)"
         parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
     return "\n\n".join(parts)
 
@@ -138,6 +161,41 @@ def likelihoods() -> str:
     return "\n\n".join(parts)
 
 
+def infillings() -> str:
+    """Every way to write missing words."""
+    parts = []
+    for path in sorted(RESULTS.glob("infilling-*.json")):
+        result = load(path.stem)
+        title = f"**{result['dataset']}**, a third of the words of {result['texts']} test texts missing:"
+        plot = f"![quality against steps](results/{path.stem}.png)"
+        parts.append(f"{title}\n\n{table(result, GAPS)}\n\n{plot}")
+    return "\n\n".join(parts)
+
+
+def ablations() -> str:
+    """Every lever of every round, beside the default of its round."""
+    parts = []
+    for path in sorted(RESULTS.glob("ablation-*.json")):
+        result = load(path.stem)
+        columns = list(result["rows"][0]["rougeL"])
+        heads = ["lever", "steps", "seed", "s / step"]
+        heads += [f"{key} ROUGE-L / BLEU" for key in columns] + ["mean above default"]
+        lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+        for row in result["rows"]:
+            base = [
+                one["mean"]
+                for one in result["rows"]
+                if (one["round"], one["lever"]) == (row["round"], "default")
+            ]
+            cells = [row["lever"], f"{row['steps']:,}", str(row["seed"]), f"{row['step_seconds']:.2f}"]
+            cells += [f"{row['rougeL'][key]:.1f} / {row['bleu'][key]:.1f}" for key in columns]
+            cells.append(f"{row['mean'] - sum(base) / len(base):+.1f}")
+            lines.append("| " + " | ".join(cells) + " |")
+        title = f"**{result['dataset']}**, {result['system']}, {result['texts']} validation texts:"
+        parts.append("\n\n".join([title, "\n".join(lines), origin(result)]))
+    return "\n\n".join(parts)
+
+
 def budget(result: dict[str, Any]) -> str:
     """How long the systems were trained."""
     if "train_minutes" in result:
@@ -148,23 +206,31 @@ def budget(result: dict[str, Any]) -> str:
 
 def replace(text: str, marker: str, content: str) -> str:
     """Put `content` between the markers."""
-    pattern = rf"(<!--{marker}-->\n).*?(\n<!--/{marker}-->)"
-    return re.sub(pattern, lambda found: found[1] + content + found[2], text, flags=re.DOTALL)
+    pattern = rf"(<!--{marker}-->\n).*?(<!--/{marker}-->)"
+    return re.sub(pattern, lambda found: found[1] + content + "\n" + found[2], text, flags=re.DOTALL)
 
 
-def main() -> None:
-    """Rewrite README."""
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    quickstart = load("quickstart")
-    if quickstart:
-        text = replace(text, "quickstart", "\n" + table(quickstart, FACTS))
-    text = replace(text, "samplers", samplers())
-    results = "\n\n".join(
-        part for part in (summaries(), likelihoods(), unconditional(), control()) if part
-    )
-    path.write_text(replace(text, "results", results), encoding="utf-8")
+TABLES = {
+    "headlines": headlines,
+    "summaries": summaries,
+    "ablations": ablations,
+    "samplers": samplers,
+    "likelihoods": likelihoods,
+    "unconditional": unconditional,
+    "infillings": infillings,
+    "control": control,
+    "quickstart": lambda: "\n" + table(load("quickstart"), FACTS),
+}
+
+
+def page(name: str) -> str:
+    """A page with its tables as the result files have them."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for marker in (marker for marker in TABLES if f"<!--{marker}-->" in text):
+        text = replace(text, marker, TABLES[marker]() or "Not measured yet.")
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    for one in PAGES:
+        (ROOT / one).write_text(page(one), encoding="utf-8")

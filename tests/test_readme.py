@@ -2,10 +2,12 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
+from test_distill import run as distill
 from test_import_checkpoint import run as import_checkpoint
 from test_import_checkpoint import write_ssd_lm
 from test_make_keywords import run as make_keywords
@@ -79,6 +81,9 @@ def test_generate_commands(folder: Path, monkeypatch, capsys) -> None:
     for args in commands("python scripts/import_checkpoint.py"):
         import_checkpoint(*args)
         assert "parameters" in capsys.readouterr().out
+    for args in commands("python scripts/distill.py"):
+        distill(*args[:-2], "--steps", "2", "--max_examples", "3")
+        assert len((folder / args[2]).read_text().splitlines()) == 3
     for args in commands("textdiff summarize"):
         main(["summarize", *args, "--steps", "2"])
         assert len(capsys.readouterr().out.splitlines()) == 2
@@ -124,3 +129,12 @@ def test_ci_installs_as_readme_says() -> None:
     for part in blocks("bash")[1].strip().split(" && ")[:2]:
         pieces = part.replace("pip install", "").split()
         assert all(piece.strip('"') in script for piece in pieces), part
+
+
+def test_tables_are_those_of_the_result_files() -> None:
+    writer = runpy.run_path(str(ROOT / "scripts" / "update_readme.py"))
+    for name in writer["PAGES"]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert text == writer["page"](name), f"{name}: run scripts/update_readme.py"
+        plots = re.findall(r"\]\(((?:benchmarks/)?results/\S+)\)", text)
+        assert all((ROOT / name).parent.joinpath(plot).is_file() for plot in plots)

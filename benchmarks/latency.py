@@ -1,0 +1,110 @@
+"""Seconds a text, one at a time and in batches: diffusion at several numbers of steps beside the twin.
+
+    python benchmarks/latency.py --name e2e --test_file test.jsonl \
+        --models runs/embedding/model runs/autoregressive/model
+
+Rounds go through all rows before any row is measured again, since machines drift; the median of rounds is
+reported with their range. Texts are the first ones of the file; what they are worth is measured by
+`summarization.py`.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import common
+import torch
+
+from textdiff import load
+from textdiff.config import named
+from textdiff.evaluation import open_data
+from textdiff.generation import generate_texts
+from textdiff.model import TextModel
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--test_file", required=True)
+    parser.add_argument("--models", nargs="+", required=True, help="model directories")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--nfe", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args()
+
+
+def ways(model: TextModel, nfe: list[int]) -> dict[str, dict[str, Any]]:
+    """Decodings of the twin, or numbers of steps."""
+    if model.system == "autoregressive":
+        return {"greedy": {"decoding": "greedy"}, "beam": {"decoding": "beam"}}
+    return {f"confidence, {n} steps": {"sampler": "confidence", "steps": n} for n in nfe}
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """All rows, round by round; the first round warms up and does not count."""
+    result = common.header("latency", options.name, "test")
+    rows: list[dict[str, Any]] = []
+    for folder in options.models:
+        model = load(folder)
+        data = open_data(model, options.test_file, max_test_examples=options.texts)
+        sources = [example.source for example in data.examples("test")]
+        name = model.system if model.system != "diffusion" else named(model.config.process)["name"]
+        for way, how in ways(model, options.nfe).items():
+            for size in options.batch_sizes:
+                call = (model, sources, how | {"batch_size": size, "dtype": "auto"})
+                rows.append({"system": name, "how": way, "batch_size": size, "call": call, "times": []})
+    for number in range(options.rounds + 1):
+        for row in rows:
+            model, sources, how = row["call"]
+            made = generate_texts(model, sources, **how)
+            row["nfe"] = made.nfe
+            if number:
+                row["times"].append(made.seconds / len(sources))
+        print(f"round {number} of {options.rounds}", flush=True)
+    for row in rows:
+        del row["call"]
+        times = row.pop("times")
+        spread = {"mean": statistics.median(times), "low": min(times), "high": max(times)}
+        row["metrics"] = {"seconds_per_text": spread}
+        print(row, flush=True)
+    return result | {"texts": len(sources), "rounds": options.rounds, "rows": rows}
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Time against steps, beside the twin, a panel for every size of batch."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    sizes = sorted({row["batch_size"] for row in result["rows"]})
+    figure, panels = plt.subplots(
+        1, len(sizes), figsize=(4.5 * len(sizes), 3.8), layout="constrained", squeeze=False
+    )
+    for panel, size in zip(panels[0], sizes, strict=True):
+        rows = [row for row in result["rows"] if row["batch_size"] == size]
+        for name in dict.fromkeys(row["system"] for row in rows):
+            own = [row for row in rows if row["system"] == name]
+            times = [1000 * row["metrics"]["seconds_per_text"]["mean"] for row in own]
+            if name == "autoregressive":
+                for row, value, style in zip(own, times, (":", "--"), strict=True):
+                    panel.axhline(value, color="black", linestyle=style, label=f"twin, {row['how']}")
+            else:
+                panel.plot([row["nfe"] for row in own], times, "o-", label=name)
+        panel.set(title=f"batch {size}", xlabel="network evaluations", ylabel="milliseconds a text")
+        panel.set(xscale="log", yscale="log")
+        panel.grid(alpha=0.3, which="both")
+        panel.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    found = run(arguments())
+    target = common.write(found, f"latency-{found['dataset']}")
+    plot(found, target.with_suffix(".png"))
+    print(target)

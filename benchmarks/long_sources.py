@@ -1,0 +1,146 @@
+"""Memory and time against the length of the source, read whole or in parts, and the number of documents.
+
+    python benchmarks/long_sources.py
+
+Every measurement runs in a process of its own, whose highest resident memory above that before the first
+document is reported. Models have random weights: cost does not depend on them.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import common
+import torch
+
+from textdiff import corpus
+from textdiff.batches import pad
+from textdiff.config import Config
+from textdiff.diffusion import TextDiffusion
+from textdiff.generation import generate_texts
+from textdiff.hardware import tune_allocator
+from textdiff.tokenizer import Tokenizer
+
+SHAPE = {"width": 192, "depth": 4, "heads": 6, "encoder_depth": 3, "max_length": 64}
+WINDOW, STEPS, LONGEST = 512, 16, 32768
+WORDS = [256, 1024, 4096, 16384]
+DOCUMENTS = [250, 500, 1000]
+
+
+def peak() -> int:
+    """Highest resident memory of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def text_of(words: int, number: int = 0) -> str:
+    """Reports of the built-in corpus, one after the other, cut after so many words."""
+    reports, found, size = corpus.rows("train", 2000), [], 0
+    for row in [*reports[number:], *reports[:number]] * (1 + words // 20_000):
+        found.append(row["source"])
+        size += len(found[-1].split())
+        if size >= words:
+            break
+    return " ".join(" ".join(found).split()[:words])
+
+
+def model_of(window: int | None) -> TextDiffusion:
+    """An untrained summarizer that reads sources whole, or in parts of `window` tokens."""
+    tune_allocator()
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train((row["source"] for row in corpus.rows("train", 2000)), 2048)
+    config = Config(**SHAPE, source_window=window, max_source_length=1024 if window else LONGEST)
+    return TextDiffusion(config, tokenizer)
+
+
+def write(model: TextDiffusion, texts: list[str]) -> None:
+    """Summaries of `STEPS` evaluations."""
+    model.eval()
+    generate_texts(model, texts, steps=STEPS, length=64, batch_size=64)
+
+
+def train(model: TextDiffusion, texts: list[str]) -> None:
+    """One forward and backward pass of all texts together."""
+    source, valid = pad(model.tokenizer.encode(texts), 0)
+    ids = torch.randint(len(model.tokenizer), (len(texts), 64))
+    whole, index = torch.ones_like(ids, dtype=torch.bool), torch.arange(len(texts))
+    batch = {"ids": ids, "valid": whole, "mask": whole, "source": source, "source_mask": valid}
+    losses = model.train().loss(batch | {"index": index}, 0)
+    losses.nll.mean().backward()
+
+
+WORK = {"writing": write, "training": train}
+
+
+def child(work: str, window: int, words: int, documents: int) -> dict[str, float]:
+    """Peak and time of one kind of work, on `documents` different texts of `words` words."""
+    model = model_of(window or None)
+    WORK[work](model, [text_of(32)])  # what is loaded at the first use is not memory of a document
+    texts = [text_of(words, i) for i in range(documents)]
+    tokens = sum(map(len, model.tokenizer.encode(texts))) / documents
+    start, begin = peak(), time.perf_counter()
+    WORK[work](model, texts)
+    seconds = (time.perf_counter() - begin) / documents
+    return {"tokens": tokens, "peak_bytes": peak() - start, "seconds_per_document": seconds}
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Memory and time against words, of writing and of training."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for work in WORK:
+        for window in (WINDOW, 0):
+            some = [r for r in rows if (r["work"], r["window"], r["documents"]) == (work, window, 1)]
+            label = f"{work}, {f'parts of {window} tokens' if window else 'whole'}"
+            style = {"marker": "o", "linestyle": "-" if window else "--"}
+            words = [row["words"] for row in some]
+            for panel, key, unit in (
+                (panels[0], "peak_bytes", 1e6),
+                (panels[1], "seconds_per_document", 1),
+            ):
+                panel.plot(words, [max(row[key], 1) / unit for row in some], label=label, **style)
+    panels[0].set(ylabel="peak memory, MB")
+    panels[1].set(ylabel="seconds a document")
+    for panel in panels:
+        panel.set(xlabel="words of the source", xscale="log", yscale="log")
+        panel.grid(alpha=0.3, which="both")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """All measurements, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--words", type=int, nargs="+", default=WORDS)
+    parser.add_argument("--documents", type=int, nargs="+", default=DOCUMENTS)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        work, *numbers = options.child
+        print(json.dumps(child(work, *map(int, numbers))))
+        return
+    asked = [(work, w, n, 1) for work in WORK for w in (WINDOW, 0) for n in options.words]
+    asked += [("writing", WINDOW, 400, n) for n in options.documents]
+    result = common.header("long_sources", "textdiff/reports", "train")
+    result |= {"steps": STEPS, "shape": SHAPE, "dtype": "float32", "rows": []}
+    for one in asked:
+        command = [sys.executable, __file__, "--child", *map(str, one)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        row = dict(zip(("work", "window", "words", "documents"), one, strict=True))
+        result["rows"].append(row | json.loads(done.stdout))
+        print(result["rows"][-1], flush=True)
+    path = common.write(result, "long_sources")
+    plot(result["rows"], path.with_suffix(".png"))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
