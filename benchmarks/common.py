@@ -1,6 +1,7 @@
 """What the benchmarks share: training for a budget, rows of results, files, tables and plots."""
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -58,7 +59,8 @@ def fit(args: list[str], steps: int, folder: Path) -> StepClock:
     cli.EXTRA_CALLBACKS.append(clock)
     quiet = ["--report.examples", "0", "--model.validation_examples", "0"]
     try:
-        budget = ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
+        budget = ["--trainer.max_steps", str(steps), "--trainer.max_epochs", "-1"]
+        budget += ["--trainer.val_check_interval", str(steps)]
         cli.run(["fit", *args, *quiet, *budget, "--trainer.default_root_dir", str(folder)])
     finally:
         cli.EXTRA_CALLBACKS.remove(clock)
@@ -134,6 +136,7 @@ def train_for(
         sys.exit(f"{folder} holds a model of other flags or minutes; give another --name or --runs")
     if not note.is_file():
         budget = {"asked": asked, "commit": commit(), "hardware": hardware()}
+        budget["load_average_before"] = os.getloadavg()[0]
         if steps is None:
             probe = fit(args, PROBE, folder.with_name(folder.name + "-probe")).mean()
             steps = int(minutes * 60 / probe)
@@ -213,6 +216,27 @@ def header(benchmark: str, dataset: str, split: str) -> dict[str, Any]:
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "torch": torch.__version__,
     }
+
+
+class Memory:
+    """Peak of resident memory above that at the start, bytes; Linux alone.
+
+    What the allocator keeps of freed memory is given back first: else new megabytes would hide there.
+    """
+
+    def __init__(self) -> None:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+        self.start = self.read("VmRSS")
+
+    @staticmethod
+    def read(name: str) -> int:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+    @property
+    def peak(self) -> int:
+        return self.read("VmHWM") - self.start
 
 
 def device() -> torch.device:

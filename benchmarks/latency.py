@@ -20,6 +20,7 @@ from textdiff import load
 from textdiff.config import named
 from textdiff.evaluation import open_data
 from textdiff.generation import generate_texts
+from textdiff.hardware import fast_dtype
 from textdiff.model import TextModel
 
 
@@ -55,7 +56,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for way, how in ways(model, options.nfe).items():
             for size in options.batch_sizes:
                 call = (model, sources, how | {"batch_size": size, "dtype": "auto"})
-                rows.append({"system": name, "how": way, "batch_size": size, "call": call, "times": []})
+                row = {"system": name, "model": Path(folder).parent.name, "how": way, "batch_size": size}
+                rows.append(row | {"call": call, "times": []})
     for number in range(options.rounds + 1):
         for row in rows:
             model, sources, how = row["call"]
@@ -67,10 +69,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for row in rows:
         del row["call"]
         times = row.pop("times")
-        spread = {"mean": statistics.median(times), "low": min(times), "high": max(times)}
-        row["metrics"] = {"seconds_per_text": spread}
+        row["seconds_per_text"] = {"median": statistics.median(times), "low": min(times)}
+        row["seconds_per_text"]["high"] = max(times)
         print(row, flush=True)
-    return result | {"texts": len(sources), "rounds": options.rounds, "rows": rows}
+    dtype = str(fast_dtype(model.device)).removeprefix("torch.")
+    return result | {"texts": len(sources), "rounds": options.rounds, "dtype": dtype, "rows": rows}
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -86,12 +89,13 @@ def plot(result: dict[str, Any], path: Path) -> None:
     )
     for panel, size in zip(panels[0], sizes, strict=True):
         rows = [row for row in result["rows"] if row["batch_size"] == size]
-        for name in dict.fromkeys(row["system"] for row in rows):
-            own = [row for row in rows if row["system"] == name]
-            times = [1000 * row["metrics"]["seconds_per_text"]["mean"] for row in own]
-            if name == "autoregressive":
-                for row, value, style in zip(own, times, (":", "--"), strict=True):
-                    panel.axhline(value, color="black", linestyle=style, label=f"twin, {row['how']}")
+        for name in dict.fromkeys(row["model"] for row in rows):
+            own = [row for row in rows if row["model"] == name]
+            times = [1000 * row["seconds_per_text"]["median"] for row in own]
+            if own[0]["system"] == "autoregressive":
+                for row, value in zip(own, times, strict=True):
+                    style = ":" if row["how"] == "greedy" else "--"
+                    panel.axhline(value, color="black", linestyle=style, label=f"{name}, {row['how']}")
             else:
                 panel.plot([row["nfe"] for row in own], times, "o-", label=name)
         panel.set(title=f"batch {size}", xlabel="network evaluations", ylabel="milliseconds a text")

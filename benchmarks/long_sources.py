@@ -3,12 +3,11 @@
     python benchmarks/long_sources.py
 
 Every measurement runs in a process of its own, whose highest resident memory above that before the first
-document is reported. Models have random weights: cost does not depend on them.
+document is reported (Linux). Models have random weights: cost does not depend on them.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -29,11 +28,6 @@ SHAPE = {"width": 192, "depth": 4, "heads": 6, "encoder_depth": 3, "max_length":
 WINDOW, STEPS, LONGEST = 512, 16, 32768
 WORDS = [256, 1024, 4096, 16384]
 DOCUMENTS = [250, 500, 1000]
-
-
-def peak() -> int:
-    """Highest resident memory of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def text_of(words: int, number: int = 0) -> str:
@@ -80,11 +74,11 @@ def child(work: str, window: int, words: int, documents: int) -> dict[str, float
     model = model_of(window or None)
     WORK[work](model, [text_of(32)])  # what is loaded at the first use is not memory of a document
     texts = [text_of(words, i) for i in range(documents)]
-    tokens = sum(map(len, model.tokenizer.encode(texts))) / documents
-    start, begin = peak(), time.perf_counter()
+    memory, begin = common.Memory(), time.perf_counter()
     WORK[work](model, texts)
-    seconds = (time.perf_counter() - begin) / documents
-    return {"tokens": tokens, "peak_bytes": peak() - start, "seconds_per_document": seconds}
+    seconds, peak = (time.perf_counter() - begin) / documents, memory.peak
+    tokens = sum(map(len, model.tokenizer.encode(texts))) / documents
+    return {"tokens": tokens, "peak_bytes": peak, "seconds_per_document": seconds}
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -105,7 +99,7 @@ def plot(rows: list[dict], path: Path) -> None:
                 (panels[0], "peak_bytes", 1e6),
                 (panels[1], "seconds_per_document", 1),
             ):
-                panel.plot(words, [max(row[key], 1) / unit for row in some], label=label, **style)
+                panel.plot(words, [row[key] / unit for row in some], label=label, **style)
     panels[0].set(ylabel="peak memory, MB")
     panels[1].set(ylabel="seconds a document")
     for panel in panels:

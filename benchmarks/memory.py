@@ -8,7 +8,6 @@ reported: weights and optimizer are the same for all processes, states and noise
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -27,11 +26,6 @@ from textdiff.sampler import SAMPLERS, Predict
 from textdiff.schedule import SCHEDULES
 
 BATCH, LENGTH, WIDTH = 32, 64, 128
-
-
-def peak() -> int:
-    """Highest resident memory of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def train(denoiser: Denoiser, ids: Tensor) -> None:
@@ -62,14 +56,14 @@ def child(name: str, vocabulary: int, work: str) -> dict[str, float]:
     denoiser = Denoiser(process, **shape, max_length=LENGTH, max_source_length=1)
     ids = torch.randint(vocabulary, (BATCH, LENGTH))
     do, evaluations = WORK[work]
-    start, times = peak(), []
+    memory, times = common.Memory(), []
     for _ in range(3):
         begin = time.perf_counter()
         do(denoiser, ids)
         times.append((time.perf_counter() - begin) / evaluations)
     tokens = BATCH * LENGTH
     return {
-        "peak_bytes": peak() - start,
+        "peak_bytes": memory.peak,
         "step_seconds": min(times),
         "tokens_per_second": tokens / min(times),
     }

@@ -3,7 +3,7 @@
     python benchmarks/samplers.py --model runs/e2e/model --name e2e --validation_file validation.jsonl
 
 The temperature of every sampler is chosen on the first texts, at 16 evaluations; the others are scored.
-`scripts/update_readme.py` makes the guide in README of it.
+`scripts/update_readme.py` makes a table of it.
 """
 
 import argparse

@@ -22,9 +22,12 @@ from typing import Any
 
 import common
 import numpy as np
+import yaml
 
+from textdiff.cli import find_config
 from textdiff.config import named
 from textdiff.data import TextData
+from textdiff.files import read
 from textdiff.generation import generate_texts
 from textdiff.hardware import fast_dtype
 from textdiff.metrics import ROUGE_SCORER, bleu, lead, rouge
@@ -63,7 +66,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
     for system in SYSTEMS:
         parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.distill and not (options.train_file and options.validation_file):
+        parser.error("--distill writes a training file anew: give --train_file and --validation_file")
+    if any(name.endswith(DISTILLED) for name in options.train_only or []):
+        parser.error(
+            "--train_only: distilled systems are trained after their teacher, by the whole command"
+        )
+    return options
 
 
 def training_flags(options: argparse.Namespace, name: str) -> list[str]:
@@ -78,14 +88,29 @@ def training_flags(options: argparse.Namespace, name: str) -> list[str]:
     return [*flags, *(f"--{flag}" for flag in options.set + (options.set_twin if twin else []))]
 
 
+def config_of(name: str) -> dict[str, Any]:
+    """The data settings of a configuration."""
+    return yaml.safe_load(Path(find_config(name)).read_text(encoding="utf-8")).get("data", {})
+
+
 def distilled(options: argparse.Namespace, flags: list[str]) -> list[str]:
     """`flags` with the training texts that the trained twin writes, and its tokenizer."""
     folder = options.runs / options.name
     teacher, file = folder / "autoregressive" / "model", folder / "distilled.jsonl"
     script = Path(__file__).parent.parent / "scripts" / "distill.py"
     call = [script, teacher, options.train_file, file, "--decoding", "beam"]
+    for key in ("text_column", "summary_column"):
+        if column := config_of(options.config).get(key):
+            call += [f"--{key}", column]
+    start = time.perf_counter()
     subprocess.run([sys.executable, *map(str, call)], check=True)
+    print(f"{file}: {time.perf_counter() - start:.0f} s", flush=True)
     return [*flags, "--data.train_file", str(file), "--data.tokenizer", str(teacher)]
+
+
+def count_rows(options: argparse.Namespace) -> int:
+    """Sources that the teacher answered."""
+    return sum(1 for _ in read(options.runs / options.name / "distilled.jsonl"))
 
 
 def row(
@@ -263,6 +288,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "training_seeds": 1,
         "dtype": str(fast_dtype(models["autoregressive"].device)).removeprefix("torch."),
         "note": common.budgets_in_words(budgets),
+        **({"distilled_rows": count_rows(options)} if options.distill else {}),
         "trials": {system: getattr(options, f"trials_{system}") for system in SYSTEMS},
         "wall_seconds": round(time.perf_counter() - started, 1),
         "rows": rows,

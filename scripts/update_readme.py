@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from common import RESULTS, how  # noqa: E402
 
 PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
-HEADLINES = ("e2e-15min", "e2e-60min", "arxiv_titles")
+HEADLINES = ("e2e-15min", "e2e-distilled", "arxiv_titles")
 NAMES = {"fact_accuracy": "facts %", "fact_accuracy_unseen_names": "facts %, unseen names"}
 SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2")
 FREE = ("judge_perplexity", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
@@ -57,6 +57,7 @@ def load(name: str) -> dict[str, Any] | None:
 
 def headlines() -> str:
     """Ours beside the twin, single texts and MBR, in few rows."""
+    origins: list[str] = []
     lines = [
         "| data | system | how | NFE | s / text | ROUGE-L | BLEU |",
         "|---|---|---|---:|---:|---:|---:|",
@@ -70,7 +71,9 @@ def headlines() -> str:
                 cells = [name, row["system"], words, str(row["nfe"]), seconds]
                 cells += [cell(row["metrics"][key]) for key in ("rougeL", "bleu")]
                 lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        if result["rows"]:
+            origins.append(f"**{name}**, one training seed: {origin(result)}")
+    return "\n\n".join(["\n".join(lines), *origins])
 
 
 def summaries() -> str:
@@ -172,6 +175,47 @@ def infillings() -> str:
     return "\n\n".join(parts)
 
 
+def latencies() -> str:
+    """Milliseconds a text of every model at every size of batch."""
+    parts = []
+    for path in sorted(RESULTS.glob("latency-*.json")):
+        result = load(path.stem)
+        sizes = sorted({row["batch_size"] for row in result["rows"]})
+        heads = ["model", "how", "NFE", *(f"ms a text, batch {size}" for size in sizes)]
+        lines = ["| " + " | ".join(heads) + " |", "|---|---|---:|" + "---:|" * len(sizes)]
+        for row in result["rows"]:
+            if row["batch_size"] == sizes[0]:
+                key = row["model"], row["how"]
+                same = [one for one in result["rows"] if (one["model"], one["how"]) == key]
+                times = {one["batch_size"]: one["seconds_per_text"] for one in same}
+                cells = [row["model"], row["how"], str(row["nfe"])]
+                for size in sizes:
+                    low, middle, high = (1000 * times[size][name] for name in ("low", "median", "high"))
+                    cells.append(f"{middle:.1f} ({low:.1f} to {high:.1f})")
+                lines.append("| " + " | ".join(cells) + " |")
+        title = f"**{result['dataset']}**, {result['texts']} texts, median (range) of {result['rounds']} "
+        title += f"rounds, {result['dtype']}:"
+        plot = f"![time against steps](results/{path.stem}.png)"
+        parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
+    return "\n\n".join(parts)
+
+
+def long_sources() -> str:
+    """Memory and time against the length of a document, and against their number."""
+    result = load("long_sources")
+    if result is None:
+        return ""
+    heads = "| work | source read | words | tokens | documents | peak MB | s a document |"
+    lines = [heads, "|---|---|" + "---:|" * 5]
+    for row in result["rows"]:
+        read = f"parts of {row['window']} tokens" if row["window"] else "whole"
+        cells = [row["work"], read, f"{row['words']:,}", f"{row['tokens']:,.0f}", f"{row['documents']:,}"]
+        cells += [f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['seconds_per_document']:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    plot = "![memory and time against words](results/long_sources.png)"
+    return "\n\n".join(["\n".join(lines), origin(result), plot])
+
+
 def ablations() -> str:
     """Every lever of every round, beside the default of its round."""
     parts = []
@@ -214,6 +258,8 @@ TABLES = {
     "headlines": headlines,
     "summaries": summaries,
     "ablations": ablations,
+    "latencies": latencies,
+    "long_sources": long_sources,
     "samplers": samplers,
     "likelihoods": likelihoods,
     "unconditional": unconditional,

@@ -51,7 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory in which every training command of README ran."""
     folder = tmp_path_factory.mktemp("readme")
     row = '{"source": "One two three four. Five six.", "target": "one five"}\n'
-    (folder / "my.jsonl").write_text(row * 40)
+    rows = "".join(row.replace("six", f"six {i}") for i in range(40))
+    (folder / "my.jsonl").write_text(rows)
     (folder / "report.txt").write_text("A text about one.\nAnd of two.\n")
     (folder / "more.jsonl").write_text(row)
     (folder / "my.txt").write_text("One two three four. Five six.\n" * 40)
@@ -133,8 +134,10 @@ def test_ci_installs_as_readme_says() -> None:
 
 def test_tables_are_those_of_the_result_files() -> None:
     writer = runpy.run_path(str(ROOT / "scripts" / "update_readme.py"))
-    for name in writer["PAGES"]:
-        text = (ROOT / name).read_text(encoding="utf-8")
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in writer["PAGES"]}
+    for name, text in texts.items():
         assert text == writer["page"](name), f"{name}: run scripts/update_readme.py"
         plots = re.findall(r"\]\(((?:benchmarks/)?results/\S+)\)", text)
         assert all((ROOT / name).parent.joinpath(plot).is_file() for plot in plots)
+    for marker in writer["TABLES"]:
+        assert "".join(texts.values()).count(f"<!--{marker}-->") == 1, marker

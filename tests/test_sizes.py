@@ -1,7 +1,9 @@
 """What a user does not say is chosen from the data, and said."""
 
 import json
+import random
 
+import lightning as L
 import pytest
 from conftest import run_training, write_rows
 
@@ -33,6 +35,19 @@ def test_a_word_is_worth_a_token_when_it_is_seen_often():
     assert sizes.vocabulary([*seen, " ".join(words[:700])]) == 700
     many = " ".join(f"w{i}" for i in range(2 * sizes.MOST))
     assert sizes.vocabulary([many] * sizes.SEEN) == sizes.MOST
+
+
+def test_text_without_spaces_has_words_too():
+    """Characters and pairs of them: else all of it would be bytes."""
+    draw = random.Random(0)
+    texts = ["".join(chr(0x4E00 + int(600 * draw.random() ** 3)) for _ in range(200)) for _ in range(300)]
+    assert 600 < sizes.vocabulary(texts) < sizes.MOST
+    assert sizes.vocabulary(["word " * 100] * 300) == sizes.FEWEST
+
+
+@pytest.mark.parametrize(("epoch", "steps"), [(None, 10_000), (1, 1000), (100, 5000), (300, 10_000)])
+def test_steps_are_epochs_within_bounds(epoch, steps):
+    assert sizes.steps(epoch) == steps
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -92,3 +107,48 @@ def test_fine_tuning_takes_the_lengths_of_its_model(tmp_path, trained):
         json.loads((f / "model" / "config.json").read_text()) for f in (trained, tmp_path / "run")
     )
     assert before == after
+
+
+class Stop(L.Callback):
+    """Ends a training when its number of steps is known."""
+
+    def on_train_start(self, trainer, module):
+        self.steps = trainer.max_steps
+        (schedule,) = trainer.lr_scheduler_configs
+        self.last = schedule.scheduler.lr_lambdas[0](self.steps)
+        trainer.should_stop = True
+        trainer.fit_loop.epoch_loop.max_steps = 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps"),
+    [
+        ({}, 1000),
+        ({"data__batch_size": 1}, 50 * 40),
+        ({"data__batch_size": 1, "trainer__accumulate_grad_batches": 2}, 1000),
+        ({"trainer__max_steps": 7}, 7),
+        ({"data__streaming": "true"}, 10_000),
+    ],
+)
+def test_steps_are_chosen_and_the_learning_rate_ends_with_them(tmp_path, files, asked, steps):
+    stop = Stop()
+    unset = {"trainer__max_steps": -1, "trainer__max_epochs": -1}
+    run_training(tmp_path, **files, **(unset | asked), callbacks=[stop])
+    assert stop.steps == steps and stop.last < 0.01
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_checkpoint_brings_its_lengths(tmp_path, files, trained, command):
+    """They are not chosen anew, from other texts; else the checkpoint would be refused."""
+    path = write_rows(tmp_path / "train.jsonl", ROWS[-30:])
+    unset = dict.fromkeys(("data__max_source_length", "data__max_target_length"), "null")
+    unset |= {"data__tokenizer": trained / "model"}
+    run_training(tmp_path / "a", data__train_file=path, **unset, trainer__max_steps=1)
+    start = str(tmp_path / "a" / "checkpoints" / "last.ckpt")
+    run_training(tmp_path / "b", command, "--ckpt_path", start, **files, **unset, trainer__max_steps=2)
+
+
+def test_a_stream_without_text_is_refused(tmp_path):
+    path = write_rows(tmp_path / "train.jsonl", [{"source": " ", "target": " "}] * 30)
+    with pytest.raises(ValueError, match="no text"):
+        opened(path, streaming=True, vocab_size=300)

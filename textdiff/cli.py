@@ -14,6 +14,7 @@ import pickle
 import sys
 import warnings
 from argparse import ArgumentError
+from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from textdiff.config import named
+from textdiff.config import Config, named
 from textdiff.data import TextData
 from textdiff.hardware import fast_dtype, tune_allocator
 from textdiff.report import Keep, Report
@@ -35,7 +36,8 @@ SUBCOMMANDS = ("fit", "validate")
 HERE = Path(__file__).parent
 TRAINER = {
     "gradient_clip_val": 1.0,
-    "max_steps": 10_000,
+    "max_steps": -1,  # both: as the data need, see `Training.choose_steps`
+    "max_epochs": -1,
     "val_check_interval": 500,
     "check_val_every_n_epoch": None,
     "num_sanity_val_steps": 0,
@@ -71,8 +73,10 @@ class CLI(LightningCLI):
         config = self.config[self.config.subcommand]
         config.weights_only = True  # nothing pickled is ever loaded
         if config.ckpt_path:
-            saved = check_checkpoint(config.ckpt_path)
-            config.trainer.precision = config.trainer.precision or saved["settings"].get("precision")
+            saved = check_checkpoint(config.ckpt_path)["settings"]
+            config.trainer.precision = config.trainer.precision or saved.get("precision")
+            known = {field.name for field in fields(Config)} & saved.keys()
+            adopt(config.data, Config(**{name: saved[name] for name in known}))
 
     def before_instantiate_classes(self) -> None:
         """A model to start from brings its tokenizer and lengths; precision is the fast one."""
@@ -82,7 +86,9 @@ class CLI(LightningCLI):
             config.trainer.precision = "bf16-mixed" if fast == torch.bfloat16 else "32-true"
         start, backbone = config.model.init_from, config.model.network.backbone
         if start:
-            adopt(config.data, find_folder(start))
+            folder = find_folder(start)
+            adopt(config.data, read_config(folder))
+            config.data.tokenizer = config.data.tokenizer or str(folder)
         elif backbone is not None and config.data.tokenizer is None:
             config.data.tokenizer = named(backbone).get("name")
 
@@ -101,15 +107,12 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
-def adopt(data: Any, folder: Path) -> None:
-    """Fill in what the data settings leave open as the model in `folder` has it."""
-    model = read_config(folder)
+def adopt(data: Any, model: Config) -> None:
+    """Give the lengths that the data settings leave open as a model has them."""
     longest = {"source": model.max_source_length, "target": model.max_length - model.prefix_length}
-    known = {f"max_{side}_length": tokens for side, tokens in longest.items()} | {
-        "tokenizer": str(folder)
-    }
-    for name in (name for name in known if data[name] is None):
-        data[name] = known[name]
+    for side, tokens in longest.items():
+        if data[f"max_{side}_length"] is None:
+            data[f"max_{side}_length"] = tokens
 
 
 def training_device(accelerator: str) -> torch.device:

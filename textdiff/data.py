@@ -230,6 +230,8 @@ class TextData(LightningDataModule):
         names = [f"max_{side}_length" for side in SIDES]
         unset = [i for i, name in enumerate(names) if self.hparams[name] is None]
         rows = list(islice(self._examples(self._first), LENGTH_ROWS)) if unset else []
+        if unset and not rows:
+            raise ValueError(f"{self._name(self._first)}: its first rows have no text; remove them")
         for i in unset:
             texts = [(self.hparams.source_prefix, "")[i] + (row[i] or "") for row in rows]
             lengths = [len(ids) + i for ids in self.tokenizer.encode(texts)]  # a target ends in EOS
@@ -310,8 +312,13 @@ class TextData(LightningDataModule):
         ranks, table, options = self._ranks(), self.table("train"), self.hparams
         size = options.batch_size * ranks[1]
         tables = (lambda: self._stream(size)) if options.streaming else (lambda: [table])
-        length = None if options.streaming else max(1, len(table) // size)
+        length = self.batches_of(ranks[1])
         return self._loader(Batches(tables, size, options.seed, self.position, ranks, length))
+
+    def batches_of(self, world: int) -> int | None:
+        """Training batches of an epoch over `world` processes; None while streaming."""
+        size = self.hparams.batch_size * world
+        return None if self.hparams.streaming else max(1, len(self.table("train")) // size)
 
     def _evaluation(self, split: str) -> DataLoader:
         """Every example once, by length, in batches that are about equally large."""

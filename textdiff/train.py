@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from textdiff import sizes
 from textdiff.config import Config, build
 from textdiff.data import Example, TextData
 from textdiff.generation import generate_texts
@@ -76,6 +77,7 @@ class Training(L.LightningModule):
         if self.model is not None:
             return
         data: TextData = self.trainer.datamodule
+        self.choose_steps(data)
         if self.network.system not in SYSTEMS:
             raise ValueError(f"unknown system {self.network.system!r}: {', '.join(SYSTEMS)}")
         torch.manual_seed(self.seed)
@@ -93,6 +95,14 @@ class Training(L.LightningModule):
             self.model.network.compile(dynamic=True)
         self.average = AveragedModel(self.model, multi_avg_fn=partial(update_average, self.ema_decay))
         self.average.requires_grad_(False)
+
+    def choose_steps(self, data: TextData) -> None:
+        """As the data need, unless `max_steps` or `max_epochs` is given."""
+        trainer = self.trainer
+        if trainer.training and trainer.max_steps == -1 and trainer.max_epochs == -1:
+            epoch = data.batches_of(trainer.world_size)
+            epoch = epoch and max(1, epoch // trainer.accumulate_grad_batches)
+            trainer.fit_loop.epoch_loop.max_steps = sizes.steps(epoch)
 
     @property
     def evaluated(self) -> TextModel:
