@@ -58,7 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train_file", required=True)
     parser.add_argument("--validation_file", required=True)
     parser.add_argument("--test_file", required=True, help="for the accuracy of guides and judges")
-    parser.add_argument("--attributes", nargs="+", default=["eatType", "area", "familyFriendly"])
+    parser.add_argument("--attributes", nargs="+", default=["food", "area", "familyFriendly"])
     parser.add_argument("--processes", nargs="+", default=["embedding", "simplex"])
     common.add_budget(parser, minutes=10)
     parser.add_argument("--guide_steps", type=int, default=600)

@@ -99,29 +99,47 @@ def unconditional() -> str:
     return "\n\n".join(parts)
 
 
+def control_row(process: str, free: float, what: str, rates: list[str], row: dict[str, Any]) -> str:
+    """A line of `control`; `free` is the perplexity of texts that are not steered."""
+    keys = ("perplexity", "distinct_2")
+    mean, distinct = (row[key]["mean"] if isinstance(row[key], dict) else row[key] for key in keys)
+    cells = [process, what, *rates, f"{mean:.1f} ({100 * (mean / free - 1):+.0f} %)", f"{distinct:.1f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
 def control() -> str:
-    """All results of steering: not steered, by classifiers at the chosen weight, by words, by all."""
-    heads = "| process | weight | worst attribute % | perplexity | distinct-2 | s / text |"
+    """All results of steering: by classifiers at every weight, all together, by words."""
     parts = []
     for path in sorted(RESULTS.glob("control-*.json")):
         result = load(path.stem)
-        lines = [heads, "|---|---|" + "---:|" * 4]
-        for name, told in result["processes"].items():
-            for what, key, weight in (
-                ("unguided", "worst", "none"),
-                ("guided", "worst", f"{told['chosen_weight']:g}"),
-                ("all_attributes", "all_right", f"{told['chosen_weight']:g}, all three at once"),
-                ("must_contain", "contained", "1, a word"),
-            ):
-                row = told[what]
-                rise = row["perplexity_rise_percent"]
-                fluency = cell(row["perplexity"]) + (f" ({rise:+.0f} %)" if what != "unguided" else "")
-                seconds = f"{row['seconds_per_example']['mean']:.3f}"
-                cells = [name, weight, cell(row[key]), fluency, cell(row["distinct_2"]), seconds]
-                lines.append("| " + " | ".join(cells) + " |")
+        names = list(result["accuracy_on_test_texts"])
+        heads = ["process", "controls", *(f"{name} %" for name in names), "perplexity", "distinct-2"]
+        lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+        for process, told in result["processes"].items():
+            free = told["unguided_perplexity"]
+
+            for row in told["curve"]:
+                what = f"one, weight {row['weight']:g}" if row["weight"] else "none"
+                lines.append(
+                    control_row(process, free, what, [f"{row['rates'][name]:.1f}" for name in names], row)
+                )
+            chosen = told["chosen_weight"]
+            rates = [f"{told['guided']['rates'][name]['mean']:.1f}" for name in names]
+            lines.append(
+                control_row(process, free, f"one, weight {chosen:g}, other seed", rates, told["guided"])
+            )
+            row = told["all_attributes"]
+            all_right = [f"all right: {row['all_right']['mean']:.1f}"] + [""] * (len(names) - 1)
+            lines.append(control_row(process, free, f"all at once, weight {chosen:g}", all_right, row))
+            row = told["must_contain"]
+            held = [f"contained: {row['contained']['mean']:.1f}"] + [""] * (len(names) - 1)
+            lines.append(control_row(process, free, "a word", held, row))
         title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
         title += f"for; {budget(result)}, one training seed. "
-        title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}."
+        title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}. The judge is right on "
+        judged = result["accuracy_on_test_texts"]
+        title += ", ".join(f"{judged[name]['judge']:.0f} % ({name})" for name in names)
+        title += " of the test texts."
         plot = f"![success against perplexity](results/{path.stem}.png)"
         parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
     return "\n\n".join(parts)
