@@ -70,6 +70,13 @@ def test_training_data_choose_lengths_and_vocabulary(tmp_path, said):
     assert any("sources were cut to 32" in message for message in said), "the long one"
 
 
+def test_the_end_of_a_text_is_a_token_too(tmp_path, said):
+    path = write_rows(tmp_path / "train.jsonl", [{"source": "word", "target": "word " * 7 + "word"}] * 40)
+    found = opened(path)
+    assert {len(ids) for _, ids in found.table("train")} == {9}
+    assert found.hparams.max_target_length == 16
+
+
 def test_what_is_given_stays_and_says_nothing(tmp_path, said):
     path = write_rows(tmp_path / "train.jsonl", ROWS)
     found = opened(path, vocab_size=300, max_source_length=50, max_target_length=9)
