@@ -18,7 +18,7 @@ from common import RESULTS, how  # noqa: E402
 PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
 HEADLINES = ("e2e-15min", "e2e-distilled", "arxiv_titles")
 NAMES = {"fact_accuracy": "facts %", "fact_accuracy_unseen_names": "facts %, unseen names"}
-SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2")
+SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2", "invented")
 FREE = ("judge_perplexity", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
 GAPS = ("gap_rougeL", "gap_bleu", "gap_exact", "rougeL", "bleu")
 FACTS = ("rouge1", "rouge2", "rougeL", *NAMES)
@@ -33,6 +33,7 @@ def cell(metric: dict[str, float]) -> str:
 
 def table(result: dict[str, Any], columns: tuple[str, ...]) -> str:
     """A Markdown table and, below it, where its numbers come from."""
+    columns = tuple(name for name in columns if all(name in row["metrics"] for row in result["rows"]))
     heads = ["system", "how", "NFE", "s / text", *(NAMES.get(name, name) for name in columns)]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
     for row in result["rows"]:

@@ -274,6 +274,16 @@ def test_word_statistics_by_hand():
     assert metrics.coverage(["The dog ran.", "x"], ["dog park ran", "y"]) == 50
 
 
+def test_invented_words_stand_nowhere():
+    """Neither in the source nor in a reference; of numbers the source alone counts."""
+    texts, sources = ["A cat of 15 ran.", "Rain in 2 days"], ["The cat, 15.", "It will rain 20 mm."]
+    references = [["A cat"], ["Rain soon", "rain in days"]]
+    assert metrics.invented(texts, sources, references) == pytest.approx(100 * 3 / 9)  # of, ran, 2
+    assert metrics.invented(texts, sources, [["a cat of"], ["x"]]) == pytest.approx(100 * 4 / 9)
+    assert metrics.invented_numbers(texts, sources) == 50
+    assert metrics.invented_numbers(["none"], ["none"]) == 0
+
+
 def test_entropy():
     assert metrics.entropy(["a b", "c d"]) == pytest.approx(2)
     assert metrics.entropy(["a a", "a"]) == 0
@@ -309,7 +319,7 @@ def test_reports_gather_the_scores():
     assert row["distinct_2"] == metrics.distinct(predictions, 2)
     assert row["copy_rate"] == metrics.copy_rate(predictions, sources)
     more = row.keys() - metrics.summarization_report(predictions, references).keys()
-    assert more == {"copy_rate", "coverage"}
+    assert more == {"copy_rate", "coverage", "invented", "invented_numbers"}
     other = metrics.unconditional_report(predictions, sources)
     assert other["distinct_4"] == metrics.distinct(predictions, 4)
     assert other["memorisation"] == metrics.memorisation(predictions, sources)

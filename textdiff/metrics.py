@@ -225,17 +225,36 @@ def lead(source: str) -> str:
     return _one_sentence_a_line(source).strip().split("\n")[0]
 
 
+def _inside(predictions: Texts, known: Texts) -> tuple[int, int]:
+    """How many predicted words stand in the known text of the same number, and how many there are."""
+    if len(predictions) != len(known):
+        raise ValueError(f"{len(predictions)} predictions but {len(known)} sources; give one each")
+    pairs = [(words(p), set(words(s))) for p, s in zip(predictions, known, strict=True)]
+    return sum(w in s for p, s in pairs for w in p), sum(len(p) for p, _ in pairs)
+
+
 def copy_rate(predictions: Texts, sources: Texts) -> float:
     """Percent of predicted words that stand in their source."""
-    if len(predictions) != len(sources):
-        raise ValueError(f"{len(predictions)} predictions but {len(sources)} sources; give one each")
-    pairs = [(words(p), set(words(s))) for p, s in zip(predictions, sources, strict=True)]
-    return _percent(sum(w in s for p, s in pairs for w in p), sum(len(p) for p, _ in pairs))
+    return _percent(*_inside(predictions, sources))
 
 
 def coverage(predictions: Texts, sources: Texts) -> float:
     """Percent of the words of the sources, keywords for instance, that stand in their text."""
     return copy_rate(sources, predictions)
+
+
+def invented(predictions: Texts, sources: Texts, references: References) -> float:
+    """Percent of predicted words that stand neither in their source nor in a reference."""
+    known = zip(sources, _reference_lists(predictions, references), strict=True)
+    inside, count = _inside(predictions, [" ".join([source, *own]) for source, own in known])
+    return _percent(count - inside, count)
+
+
+def invented_numbers(predictions: Texts, sources: Texts) -> float:
+    """Percent of the numbers of predictions that their source does not hold."""
+    numbers, held = ([" ".join(re.findall(r"\d+", t)) for t in texts] for texts in (predictions, sources))
+    inside, count = _inside(numbers, held)
+    return _percent(count - inside, count)
 
 
 def entropy(texts: Texts) -> float:
@@ -272,7 +291,7 @@ def memorisation(texts: Texts, train_texts: Iterable[str], n: int = 4) -> float:
 def summarization_report(
     predictions: Texts, references: References, sources: Texts = (), tokenizer: str = "default"
 ) -> dict[str, float]:
-    """The standard row of a summarization table; with `sources` also `copy_rate` and `coverage`."""
+    """The standard row of a summarization table; with `sources` also what comes from them."""
     row = _rouge_means(predictions, references, tokenizer=tokenizer) | {
         "bleu": bleu(predictions, references, tokenizer),
         "length_ratio": length_ratio(predictions, references),
@@ -286,6 +305,8 @@ def summarization_report(
     return row | {
         "copy_rate": copy_rate(predictions, sources),
         "coverage": coverage(predictions, sources),
+        "invented": invented(predictions, sources, references),
+        "invented_numbers": invented_numbers(predictions, sources),
     }
 
 
