@@ -119,10 +119,13 @@ def control() -> str:
         for process, told in result["processes"].items():
             free = told["unguided_perplexity"]
 
+            first = told["curve"][0]["perplexity"]
             for row in told["curve"]:
                 what = f"one, weight {row['weight']:g}" if row["weight"] else "none"
                 lines.append(
-                    control_row(process, free, what, [f"{row['rates'][name]:.1f}" for name in names], row)
+                    control_row(
+                        process, first, what, [f"{row['rates'][name]:.1f}" for name in names], row
+                    )
                 )
             chosen = told["chosen_weight"]
             rates = [f"{told['guided']['rates'][name]['mean']:.1f}" for name in names]
