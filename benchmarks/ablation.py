@@ -22,7 +22,6 @@ from typing import Any
 
 import common
 
-from textdiff.config import named
 from textdiff.data import Example, TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import bleu, rouge
@@ -137,7 +136,7 @@ def trial(
     model, budget = common.train_for(training_flags(options, flags, seed), 0, folder, steps)
     row = {"lever": name, "flags": flags, "steps": steps, "seed": seed}
     told = {key: budget[key] for key in ("step_seconds", "commit", "hardware")}
-    process = model.system if model.system != "diffusion" else named(model.config.process)["name"]
+    process = common.name_of(model)
     return {"system": process, **row, **told, **score(model, examples, options.nfe)}
 
 

@@ -22,6 +22,7 @@ import torch
 from textdiff import cli
 from textdiff.api import load
 from textdiff.batches import CHUNK
+from textdiff.config import named
 from textdiff.metrics import bootstrap, paired_bootstrap, rouge, summarization_report
 from textdiff.model import TextModel
 
@@ -188,6 +189,11 @@ def compare(rows: list[dict[str, Any]]) -> None:
     base = next(i for i, row in enumerate(rows) if row.get("decoding") == "greedy")
     for row, own in zip(rows, scores, strict=True):
         row["rougeL_ahead_of_greedy"] = paired_bootstrap(own, scores[base])
+
+
+def name_of(model: TextModel) -> str:
+    """The process of a diffusion model, else the system: what rows of results call it."""
+    return named(model.config.process)["name"] if model.system == "diffusion" else model.system
 
 
 def how(row: dict[str, Any]) -> str:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import common
 
 from textdiff import load
-from textdiff.config import named
 from textdiff.data import Example
 from textdiff.evaluation import open_data
 from textdiff.generation import Generation, generate_texts
@@ -171,7 +170,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         data = open_data(model, options.test_file, max_test_examples=options.max_examples)
         found = tasks(model, data.examples("test"))
         twin = model.system == "autoregressive"
-        name = model.system if twin else named(model.config.process)["name"]
+        name = common.name_of(model)
         ways = {"left side only, greedy": {}} if twin else WAYS
         for words, way in ways.items():
             for nfe in [None] if twin else options.nfe:

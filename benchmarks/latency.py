@@ -17,7 +17,6 @@ import common
 import torch
 
 from textdiff import load
-from textdiff.config import named
 from textdiff.evaluation import open_data
 from textdiff.generation import generate_texts
 from textdiff.hardware import fast_dtype
@@ -52,7 +51,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         model = load(folder)
         data = open_data(model, options.test_file, max_test_examples=options.texts)
         sources = [example.source for example in data.examples("test")]
-        name = model.system if model.system != "diffusion" else named(model.config.process)["name"]
+        name = common.name_of(model)
         for way, how in ways(model, options.nfe).items():
             for size in options.batch_sizes:
                 call = (model, sources, how | {"batch_size": size, "dtype": "auto"})

@@ -11,7 +11,6 @@ from typing import Any
 import common
 
 from textdiff import load
-from textdiff.config import named
 from textdiff.evaluation import likelihood, open_data
 
 
@@ -36,7 +35,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         model = load(folder)
         data = open_data(model, options.test_file, **columns)
         exact = model.system == "autoregressive"
-        system = model.system if exact else named(model.config.process)["name"]
+        system = common.name_of(model)
         for bound in [None] if exact else options.bounds:
             start = time.perf_counter()
             how = {} if exact else {"bound": bound, "evaluations": options.evaluations}

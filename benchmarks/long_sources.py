@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import common
@@ -30,12 +31,18 @@ WORDS = [256, 1024, 4096, 16384]
 DOCUMENTS = [250, 500, 1000]
 
 
+@cache
+def reports() -> list[str]:
+    """Sources of the built-in corpus."""
+    return [row["source"] for row in corpus.rows("train", 2000)]
+
+
 def text_of(words: int, number: int = 0) -> str:
     """Reports of the built-in corpus, one after the other, cut after so many words."""
-    reports, found, size = corpus.rows("train", 2000), [], 0
-    for row in [*reports[number:], *reports[:number]] * (1 + words // 20_000):
-        found.append(row["source"])
-        size += len(found[-1].split())
+    known, found, size = reports(), [], 0
+    for report in [*known[number:], *known[:number]] * (1 + words // 20_000):
+        found.append(report)
+        size += len(report.split())
         if size >= words:
             break
     return " ".join(" ".join(found).split()[:words])
@@ -45,7 +52,7 @@ def model_of(window: int | None) -> TextDiffusion:
     """An untrained summarizer that reads sources whole, or in parts of `window` tokens."""
     tune_allocator()
     torch.manual_seed(0)
-    tokenizer = Tokenizer.train((row["source"] for row in corpus.rows("train", 2000)), 2048)
+    tokenizer = Tokenizer.train(reports(), 2048)
     config = Config(**SHAPE, source_window=window, max_source_length=1024 if window else LONGEST)
     return TextDiffusion(config, tokenizer)
 

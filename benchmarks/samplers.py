@@ -13,7 +13,6 @@ from typing import Any
 import common
 
 from textdiff import load
-from textdiff.config import named
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import ROUGE_SCORER, bleu, rouge
@@ -52,7 +51,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     model, data = load(options.model), TextData(test_file=options.validation_file)
     examples = data.examples("test")[: options.held + options.texts]
     held, shown = examples[: options.held], examples[options.held :]
-    process, rows = named(model.config.process)["name"], []
+    process, rows = common.name_of(model), []
 
     def write(some: list[Any], **how: Any) -> list[str]:
         sources = [example.source for example in some]

@@ -25,7 +25,6 @@ import numpy as np
 import yaml
 
 from textdiff.cli import find_config
-from textdiff.config import named
 from textdiff.data import TextData
 from textdiff.files import read
 from textdiff.generation import generate_texts
@@ -180,7 +179,7 @@ def diffusion_rows(
     model: TextModel, examples: list[Any], held: list[Any], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Single samples at every NFE, the surest tokens first or all together; then MBR."""
-    size, name, rows = options.batch_size, named(model.config.process)["name"], []
+    size, name, rows = options.batch_size, common.name_of(model), []
 
     def grid(**how: Any) -> list[dict[str, Any]]:
         return [{**how, "steps": options.mbr_nfe, "temperature": t} for t in TEMPERATURES]

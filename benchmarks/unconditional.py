@@ -18,7 +18,6 @@ import torch
 
 from textdiff.batches import pad as pad_ids
 from textdiff.batches import to_device
-from textdiff.config import named
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import unconditional_report
@@ -92,7 +91,7 @@ def long_rows(
         tokens = sum(map(len, made.ids))
         rows.append(
             {
-                "system": named(model.config.process)["name"],
+                "system": common.name_of(model),
                 **how,
                 "block_length": options.block_length,
                 "length": length,

@@ -8,6 +8,7 @@ A table stands between markers, `<!--name-->` and `<!--/name-->`; all else in a 
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,32 @@ def cell(metric: dict[str, float]) -> str:
     return f"{metric['mean']:.1f} ± {(metric['high'] - metric['low']) / 2:.1f}"
 
 
+def line(cells: list[str]) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def head(names: list[str], words: int) -> list[str]:
+    """The first lines of a Markdown table: `words` columns of text, numbers on the right."""
+    return [line(names), "|" + "---|" * words + "---:|" * (len(names) - words)]
+
+
+def results(kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All result files of a benchmark, by name."""
+    for path in sorted(RESULTS.glob(f"{kind}-*.json")):
+        yield path.stem, load(path.stem)
+
+
 def table(result: dict[str, Any], columns: tuple[str, ...]) -> str:
     """A Markdown table and, below it, where its numbers come from."""
     columns = tuple(name for name in columns if all(name in row["metrics"] for row in result["rows"]))
     heads = ["system", "how", "NFE", "s / text", *(NAMES.get(name, name) for name in columns)]
-    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    lines = head(heads, 2)
     for row in result["rows"]:
         seconds = f"{row['seconds_per_example']:.3f}" if "seconds_per_example" in row else ""
         cells = [row["system"], how(row), str(row.get("nfe", "")), seconds]
         cells += [cell(row["metrics"][name]) for name in columns]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(line(cells))
     return "\n".join([*lines, "", origin(result)])
 
 
@@ -59,10 +76,7 @@ def load(name: str) -> dict[str, Any] | None:
 def headlines() -> str:
     """Ours beside the twin, single texts and MBR, in few rows."""
     origins: list[str] = []
-    lines = [
-        "| data | system | how | NFE | ROUGE-L | BLEU |",
-        "|---|---|---|---:|---:|---:|",
-    ]
+    lines = head(["data", "system", "how", "NFE", "ROUGE-L", "BLEU"], 3)
     for name in HEADLINES:
         result = load(f"summarization-{name}") or {"rows": []}
         for row in result["rows"]:
@@ -70,7 +84,7 @@ def headlines() -> str:
             if row["system"] in ("autoregressive", "embedding") and "ancestral" not in words:
                 cells = [name, row["system"], words, str(row["nfe"])]
                 cells += [cell(row["metrics"][key]) for key in ("rougeL", "bleu")]
-                lines.append("| " + " | ".join(cells) + " |")
+                lines.append(line(cells))
         if result["rows"]:
             origins.append(f"**{name}**, one training seed: {origin(result)}")
     return "\n\n".join(["\n".join(lines), *origins])
@@ -79,11 +93,10 @@ def headlines() -> str:
 def summaries() -> str:
     """All summarization results, one after the other."""
     parts = []
-    for path in sorted(RESULTS.glob("summarization-*.json")):
-        result = load(path.stem)
+    for stem, result in results("summarization"):
         title = f"**{result['dataset']}**: {budget(result)}, "
         title += f"{result['test_examples']} test examples, one training seed."
-        plot = f"![quality against steps](results/{path.stem}.png)"
+        plot = f"![quality against steps](results/{stem}.png)"
         parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
     return "\n\n".join(parts) or "No figures yet."
 
@@ -91,8 +104,7 @@ def summaries() -> str:
 def unconditional() -> str:
     """All results of text from nothing, with samples."""
     parts = []
-    for path in sorted(RESULTS.glob("unconditional-*.json")):
-        result = load(path.stem)
+    for _, result in results("unconditional"):
         title = f"**{result['dataset']}**, written from nothing: {budget(result)}, one training seed."
         shown = "\n>\n".join(f"> {text}" for text in result["rows"][-1]["examples_shown"][:3])
         parts.append(f"{title}\n\n{table(result, FREE)}\n\nSamples of the last row:\n\n{shown}")
@@ -104,20 +116,18 @@ def control_row(process: str, free: float, what: str, rates: list[str], row: dic
     keys = ("perplexity", "distinct_2")
     mean, distinct = (row[key]["mean"] if isinstance(row[key], dict) else row[key] for key in keys)
     cells = [process, what, *rates, f"{mean:.1f} ({100 * (mean / free - 1):+.0f} %)", f"{distinct:.1f}"]
-    return "| " + " | ".join(cells) + " |"
+    return line(cells)
 
 
 def control() -> str:
     """All results of steering: by classifiers at every weight, all together, by words."""
     parts = []
-    for path in sorted(RESULTS.glob("control-*.json")):
-        result = load(path.stem)
+    for stem, result in results("control"):
         names = list(result["accuracy_on_test_texts"])
         heads = ["process", "controls", *(f"{name} %" for name in names), "perplexity", "distinct-2"]
-        lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+        lines = head(heads, 2)
         for process, told in result["processes"].items():
             free = told["unguided_perplexity"]
-
             first = told["curve"][0]["perplexity"]
             for row in told["curve"]:
                 what = f"one, weight {row['weight']:g}" if row["weight"] else "none"
@@ -143,7 +153,7 @@ def control() -> str:
         judged = result["accuracy_on_test_texts"]
         title += ", ".join(f"{judged[name]['judge']:.0f} % ({name})" for name in names)
         title += " of the test texts."
-        plot = f"![success against perplexity](results/{path.stem}.png)"
+        plot = f"![success against perplexity](results/{stem}.png)"
         parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
     return "\n\n".join(parts)
 
@@ -151,15 +161,13 @@ def control() -> str:
 def samplers() -> str:
     """ROUGE-L of every sampler at every number of evaluations."""
     parts = []
-    for path in sorted(RESULTS.glob("samplers-*.json")):
-        result = load(path.stem)
+    for _, result in results("samplers"):
         steps = list(result["rows"][0]["rougeL"])
-        lines = ["| sampler | temperature | " + " | ".join(f"{n} steps" for n in steps) + " |"]
-        lines.append("|---|---:|" + "---:|" * len(steps))
+        lines = head(["sampler", "temperature", *(f"{n} steps" for n in steps)], 1)
         for row in result["rows"]:
             scores = [f"{row['rougeL'][n]:.1f} / {row['bleu'][n]:.1f}" for n in steps]
             name = "any" if row["how"] == "confidence" else f"{row['temperature']:g}"
-            lines.append(f"| {row['how']} | {name} | " + " | ".join(scores) + " |")
+            lines.append(line([row["how"], name, *scores]))
         title = f"ROUGE-L / BLEU of {result['texts']} validation texts of {result['dataset']}, model of "
         title += f"process `{result['rows'][0]['system']}`:"
         parts.append("\n\n".join([title, "\n".join(lines), origin(result)]))
@@ -169,14 +177,11 @@ def samplers() -> str:
 def likelihoods() -> str:
     """Bits a token of every model under every bound."""
     parts = []
-    for path in sorted(RESULTS.glob("likelihood-*.json")):
-        result = load(path.stem)
-        lines = ["| system | kind | bits a token | bits a character |", "|---|---|---:|---:|"]
+    for _, result in results("likelihood"):
+        lines = head(["system", "kind", "bits a token", "bits a character"], 2)
         for row in result["rows"]:
             bits = f"{row['bits_per_token']:.3f} ± {2 * row['standard_error']:.3f}"
-            lines.append(
-                f"| {row['system']} | {row['kind']} | {bits} | {row['bits_per_character']:.3f} |"
-            )
+            lines.append(line([row["system"], row["kind"], bits, f"{row['bits_per_character']:.3f}"]))
         title = (
             f"**{result['dataset']}**, likelihood of {result['rows'][0]['texts']} test texts given their "
         )
@@ -188,10 +193,9 @@ def likelihoods() -> str:
 def infillings() -> str:
     """Every way to write missing words."""
     parts = []
-    for path in sorted(RESULTS.glob("infilling-*.json")):
-        result = load(path.stem)
+    for stem, result in results("infilling"):
         title = f"**{result['dataset']}**, a third of the words of {result['texts']} test texts missing:"
-        plot = f"![quality against steps](results/{path.stem}.png)"
+        plot = f"![quality against steps](results/{stem}.png)"
         parts.append(f"{title}\n\n{table(result, GAPS)}\n\n{plot}")
     return "\n\n".join(parts)
 
@@ -199,11 +203,10 @@ def infillings() -> str:
 def latencies() -> str:
     """Milliseconds a text of every model at every size of batch."""
     parts = []
-    for path in sorted(RESULTS.glob("latency-*.json")):
-        result = load(path.stem)
+    for stem, result in results("latency"):
         sizes = sorted({row["batch_size"] for row in result["rows"]})
         heads = ["model", "how", "NFE", *(f"ms a text, batch {size}" for size in sizes)]
-        lines = ["| " + " | ".join(heads) + " |", "|---|---|---:|" + "---:|" * len(sizes)]
+        lines = head(heads, 2)
         for row in result["rows"]:
             if row["batch_size"] == sizes[0]:
                 key = row["model"], row["how"]
@@ -213,10 +216,10 @@ def latencies() -> str:
                 for size in sizes:
                     low, middle, high = (1000 * times[size][name] for name in ("low", "median", "high"))
                     cells.append(f"{middle:.1f} ({low:.1f} to {high:.1f})")
-                lines.append("| " + " | ".join(cells) + " |")
+                lines.append(line(cells))
         title = f"**{result['dataset']}**, {result['texts']} texts, median (range) of {result['rounds']} "
         title += f"rounds, {result['dtype']}:"
-        plot = f"![time against steps](results/{path.stem}.png)"
+        plot = f"![time against steps](results/{stem}.png)"
         parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
     return "\n\n".join(parts)
 
@@ -226,13 +229,13 @@ def long_sources() -> str:
     result = load("long_sources")
     if result is None:
         return ""
-    heads = "| work | source read | words | tokens | documents | peak MB | s a document |"
-    lines = [heads, "|---|---|" + "---:|" * 5]
+    heads = ["work", "source read", "words", "tokens", "documents", "peak MB", "s a document"]
+    lines = head(heads, 2)
     for row in result["rows"]:
         read = f"parts of {row['window']} tokens" if row["window"] else "whole"
         cells = [row["work"], read, f"{row['words']:,}", f"{row['tokens']:,.0f}", f"{row['documents']:,}"]
         cells += [f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['seconds_per_document']:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(line(cells))
     plot = "![memory and time against words](results/long_sources.png)"
     return "\n\n".join(["\n".join(lines), origin(result), plot])
 
@@ -240,12 +243,11 @@ def long_sources() -> str:
 def ablations() -> str:
     """Every lever of every round, beside the default of its round."""
     parts = []
-    for path in sorted(RESULTS.glob("ablation-*.json")):
-        result = load(path.stem)
+    for _, result in results("ablation"):
         columns = list(result["rows"][0]["rougeL"])
         heads = ["lever", "steps", "seed", "s / step"]
         heads += [f"{key} ROUGE-L / BLEU" for key in columns] + ["mean above default"]
-        lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+        lines = head(heads, 1)
         for row in result["rows"]:
             base = [
                 one["mean"]
@@ -255,7 +257,7 @@ def ablations() -> str:
             cells = [row["lever"], f"{row['steps']:,}", str(row["seed"]), f"{row['step_seconds']:.2f}"]
             cells += [f"{row['rougeL'][key]:.1f} / {row['bleu'][key]:.1f}" for key in columns]
             cells.append(f"{row['mean'] - sum(base) / len(base):+.1f}")
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(line(cells))
         title = f"**{result['dataset']}**, {result['system']}, {result['texts']} validation texts:"
         parts.append("\n\n".join([title, "\n".join(lines), origin(result)]))
     return "\n\n".join(parts)
