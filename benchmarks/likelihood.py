@@ -11,7 +11,9 @@ from typing import Any
 import common
 
 from textdiff import load
+from textdiff.data import TextData
 from textdiff.evaluation import likelihood, open_data
+from textdiff.model import TextModel
 
 
 def arguments() -> argparse.Namespace:
@@ -27,6 +29,17 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def bits(model: TextModel, data: TextData, bounds: list[str], evaluations: int) -> list[dict[str, Any]]:
+    """One model under every bound, or exactly if it can."""
+    rows, exact = [], model.system == "autoregressive"
+    for bound in [None] if exact else bounds:
+        start = time.perf_counter()
+        how = {} if exact else {"bound": bound, "evaluations": evaluations}
+        found = likelihood(model, data, **how)
+        rows.append({**found, "seconds": round(time.perf_counter() - start, 1)})
+    return rows
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every model under every bound."""
     result, rows = common.header("likelihood", options.name, "test"), []
@@ -34,16 +47,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for folder in options.models:
         model = load(folder)
         data = open_data(model, options.test_file, **columns)
-        exact = model.system == "autoregressive"
-        system = common.name_of(model)
-        for bound in [None] if exact else options.bounds:
-            start = time.perf_counter()
-            how = {} if exact else {"bound": bound, "evaluations": options.evaluations}
-            found = likelihood(model, data, **how)
-            seconds = round(time.perf_counter() - start, 1)
-            rows.append(
-                {"system": system, "model": Path(folder).parent.name, **found, "seconds": seconds}
-            )
+        known = {"system": common.name_of(model), "model": Path(folder).parent.name}
+        for row in bits(model, data, options.bounds, options.evaluations):
+            rows.append(known | row)
             print(rows[-1], flush=True)
     return result | {"evaluations": options.evaluations, "rows": rows}
 

@@ -37,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test_file", required=True)
     parser.add_argument("--text_column", default="text")
     common.add_budget(parser)
+    parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin and the judge")
     parser.add_argument("--nfe", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--batch_size", type=int, default=64, help="of generation")
@@ -122,6 +123,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         twin, seed = name not in options.processes, str(int(name == "judge"))
         own = ["--model.seed", seed, "--data.seed", seed]
         own += ["--model.network.system", "autoregressive"] if twin else ["--model.network.process", name]
+        own += [f"--{flag}" for flag in options.set_twin if twin]
         systems[name] = [*flags, *own]
     models, budgets = common.train_all(options, systems)
     judge = models["judge"]
