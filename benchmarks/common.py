@@ -197,8 +197,8 @@ def name_of(model: TextModel) -> str:
 
 
 def how(row: dict[str, Any]) -> str:
-    """Sampler or decoding, and MBR, in words."""
-    spec = row.get("sampler") or row.get("decoding") or ""
+    """Sampler or decoding, and MBR, in words; or what the row itself says."""
+    spec = row.get("how") or row.get("sampler") or row.get("decoding") or ""
     parts = [spec["name"] if isinstance(spec, dict) else spec, row.get("training", "")]
     parts.append(f"MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
     return ", ".join(part for part in parts if part)

@@ -139,7 +139,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         {"sampler": "ancestral", "decoder": "softmax"},
     ]
     for name in options.processes:
-        settings += [(name, {**way, "steps": nfe}) for way in ways for nfe in options.nfe]
+        # with more steps than tokens `confidence` writes one a step
+        counts = [sorted({min(nfe, size) for nfe in options.nfe}), options.nfe]
+        found = zip(ways, counts, strict=True)
+        settings += [(name, {**way, "steps": nfe}) for way, some in found for nfe in some]
     known = {"num_samples": options.samples, "batch_size": options.batch_size, "dtype": "auto"}
     for name, how in settings:
         made = [generate_texts(models[name], seed=i, **known, **how) for i in range(options.seeds)]

@@ -18,11 +18,32 @@ from common import RESULTS, how  # noqa: E402
 
 PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
 HEADLINES = ("e2e-15min", "e2e-distilled", "arxiv_titles")
-NAMES = {"fact_accuracy": "facts %", "fact_accuracy_unseen_names": "facts %, unseen names"}
+NAMES = {
+    "fact_accuracy": "facts %",
+    "fact_accuracy_unseen_names": "facts %, unseen names",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "bleu": "BLEU",
+    "length_ratio": "length ratio",
+    "repetition": "repeated %",
+    "distinct_2": "distinct-2",
+    "invented": "invented %",
+    "judge_perplexity": "perplexity",
+    "entropy": "entropy",
+    "self_bleu": "self-BLEU",
+    "memorisation": "4-grams of training %",
+    "gap_rougeL": "gap ROUGE-L",
+    "gap_bleu": "gap BLEU",
+    "gap_exact": "gap exact %",
+    "known_words": "known words %",
+    "word_length": "letters a word",
+}
 SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2", "invented")
 FREE = ("judge_perplexity", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
 GAPS = ("gap_rougeL", "gap_bleu", "gap_exact", "rougeL", "bleu")
-FACTS = ("rouge1", "rouge2", "rougeL", *NAMES)
+FACTS = ("rouge1", "rouge2", "rougeL", "fact_accuracy", "fact_accuracy_unseen_names")
+WORDS = ("known_words", "entropy", "distinct_2", "word_length")
 
 
 def cell(metric: dict[str, float]) -> str:
@@ -55,7 +76,8 @@ def table(result: dict[str, Any], columns: tuple[str, ...]) -> str:
     lines = head(heads, 2)
     for row in result["rows"]:
         seconds = f"{row['seconds_per_example']:.3f}" if "seconds_per_example" in row else ""
-        cells = [row["system"], how(row), str(row.get("nfe", "")), seconds]
+        nfe = f"{row['nfe']:.3g}" if "nfe" in row else ""  # a mean, where texts differ
+        cells = [row["system"], how(row), nfe, seconds]
         cells += [cell(row["metrics"][name]) for name in columns]
         lines.append(line(cells))
     return "\n".join([*lines, "", origin(result)])
@@ -190,6 +212,29 @@ def likelihoods() -> str:
     return "\n\n".join(parts)
 
 
+def characters() -> str:
+    """Bits a character of every system on one stream, and what they write from nothing."""
+    parts = []
+    for stem, result in results("characters"):
+        lines = head(["system", "kind", "bits a character"], 2)
+        for row in result["rows"]:
+            bits = f"{row['bits_per_token']:.3f} ± {2 * row['standard_error']:.3f}"
+            lines.append(line([row["system"], row["kind"], bits]))
+        first = result["rows"][0]
+        title = f"**{result['dataset']}**: {budget(result)}, one training seed; {first['tokens']:,} "
+        title += (
+            f"characters of test text in {first['texts']:,} pieces, end of text and lengths included "
+        )
+        title += "(± two standard errors over pieces)."
+        plot = f"![bits a character](results/{stem}.png)"
+        written = table(result | {"rows": result["samples"]}, WORDS)
+        shown = result["samples"][-1]["examples_shown"][:2]
+        quoted = "\n>\n".join(f"> {text}" for text in shown)
+        parts += [title, "\n".join(lines), plot, "Written from nothing:", written]
+        parts += ["Samples of the last row:", quoted]
+    return "\n\n".join(parts)
+
+
 def infillings() -> str:
     """Every way to write missing words."""
     parts = []
@@ -285,6 +330,7 @@ TABLES = {
     "long_sources": long_sources,
     "samplers": samplers,
     "likelihoods": likelihoods,
+    "characters": characters,
     "unconditional": unconditional,
     "infillings": infillings,
     "control": control,

@@ -15,6 +15,7 @@ are about equally long and little is padding. Rank r of w takes every w-th examp
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,15 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """A batch with its tensors there."""
     return {key: one.to(device) if isinstance(one, Tensor) else one for key, one in batch.items()}
+
+
+def pieces(text: list[int], size: int) -> Iterator[list[int]]:
+    """A long text, EOS included, in consecutive pieces; no piece is EOS alone."""
+    stops = [*range(size, len(text), size), len(text)]
+    if len(stops) > 1 and stops[-1] - stops[-2] == 1:
+        stops[-2] -= 1
+    for start, stop in pairwise([0, *stops]):
+        yield text[start:stop]
 
 
 def ranked(pairs: Sequence[Pair], rows: np.ndarray) -> np.ndarray:

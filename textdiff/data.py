@@ -8,7 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from textdiff import sizes
-from textdiff.batches import Batches, Collator, Pair, Ranks, Rows, ranked, share
+from textdiff.batches import Batches, Collator, Pair, Ranks, Rows, pieces, ranked, share
 from textdiff.files import Example, example_of, find_columns, read
 from textdiff.tokenizer import Tokenizer
 
@@ -271,23 +271,15 @@ class TextData(LightningDataModule):
         self._report(split, counts)
 
     def _fit(self, source: list[int], target: list[int]) -> Iterator[Pair]:
-        """What is given and what `ids` will be; unconditional text in consecutive pieces.
-
-        Only a piece with the end of the text ends in EOS, and no piece is EOS alone.
-        """
+        """What is given and what `ids` will be; unconditional text in consecutive pieces."""
         size, sep = self.hparams.max_target_length, self.tokenizer.sep_id
         source = source[: self.hparams.max_source_length] or [sep]
         given = {"none": [], "cross": source, "prefix": [*source, sep]}[self.layout]
-        before = given if self.layout == "prefix" else []
         if given:
-            yield given, [*before, *target[: size - 1], self.tokenizer.eos_id]
+            yield given, [*given * (self.layout == "prefix"), *target[: size - 1], self.tokenizer.eos_id]
             return
-        whole = [*target, self.tokenizer.eos_id]
-        stops = [*range(size, len(whole), size), len(whole)]
-        if len(stops) > 1 and stops[-1] - stops[-2] == 1:
-            stops[-2] -= 1
-        for start, stop in pairwise([0, *stops]):
-            yield given, whole[start:stop]
+        for piece in pieces([*target, self.tokenizer.eos_id], size):
+            yield given, piece
 
     def _report(self, split: str, counts: Counter[str]) -> None:
         fate = "cut to" if self.columns[0] else "split into pieces of"
