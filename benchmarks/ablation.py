@@ -168,31 +168,23 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """The gain of every lever over the default of its round, all seeds as dots."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     rounds = sorted({row["round"] for row in result["rows"]})
-    figure, panels = plt.subplots(
-        1, len(rounds), figsize=(5.5 * len(rounds), 5), layout="constrained", squeeze=False
-    )
-    for panel, number in zip(panels[0], rounds, strict=True):
-        rows = [row for row in result["rows"] if row["round"] == number]
-        base = [row["mean"] for row in rows if row["lever"] == DEFAULT]
-        gains: dict[str, list[float]] = {}
-        for row in rows:
-            gains.setdefault(row["lever"], []).append(row["mean"] - sum(base) / len(base))
-        order = sorted(gains, key=lambda name: sum(gains[name]) / len(gains[name]))
-        for i, name in enumerate(order):
-            panel.plot(gains[name], [i] * len(gains[name]), "o", color="C0")
-        panel.axvline(0, color="black", linewidth=0.8)
-        panel.set_yticks(range(len(order)), order, fontsize=8)
-        panel.set(
-            title=f"{rows[0]['steps']:,} steps", xlabel="mean of ROUGE-L and BLEU above the default"
-        )
-        panel.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    with common.picture(path, len(rounds), 5.5, 5) as panels:
+        for panel, number in zip(panels, rounds, strict=True):
+            rows = [row for row in result["rows"] if row["round"] == number]
+            base = [row["mean"] for row in rows if row["lever"] == DEFAULT]
+            gains: dict[str, list[float]] = {}
+            for row in rows:
+                gains.setdefault(row["lever"], []).append(row["mean"] - sum(base) / len(base))
+            order = sorted(gains, key=lambda name: sum(gains[name]) / len(gains[name]))
+            for i, name in enumerate(order):
+                panel.plot(gains[name], [i] * len(gains[name]), "o", color="C0")
+            panel.axvline(0, color="black", linewidth=0.8)
+            panel.set_yticks(range(len(order)), order, fontsize=8)
+            panel.set(
+                title=f"{rows[0]['steps']:,} steps", xlabel="mean of ROUGE-L and BLEU above the default"
+            )
+            panel.grid(alpha=0.3)
 
 
 if __name__ == "__main__":

@@ -139,24 +139,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Bits a character, the best bound of every system."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     best = {}
     for row in result["rows"]:
         known = best.get(row["system"], row)
         best[row["system"]] = min(known, row, key=lambda one: one["bits_per_token"])
     order = sorted(best, key=lambda name: best[name]["bits_per_token"], reverse=True)
-    figure, panel = plt.subplots(figsize=(7, 0.45 * len(order) + 1), layout="constrained")
-    values = [best[name]["bits_per_token"] for name in order]
-    errors = [2 * best[name]["standard_error"] for name in order]
-    bars = panel.barh([f"{name} ({best[name]['kind']})" for name in order], values, xerr=errors)
-    panel.bar_label(bars, fmt="%.2f", padding=6)
-    panel.set(xlabel=f"bits a character, {result['dataset']} {result['split']}", xlim=(0, None))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with common.picture(path, 1, 7, 0.45 * len(order) + 1) as (panel,):
+        values = [best[name]["bits_per_token"] for name in order]
+        errors = [2 * best[name]["standard_error"] for name in order]
+        bars = panel.barh([f"{name} ({best[name]['kind']})" for name in order], values, xerr=errors)
+        panel.bar_label(bars, fmt="%.2f", padding=6)
+        panel.set(xlabel=f"bits a character, {result['dataset']} {result['split']}", xlim=(0, None))
 
 
 def main() -> None:

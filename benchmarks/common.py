@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -222,6 +223,16 @@ def header(benchmark: str, dataset: str, split: str) -> dict[str, Any]:
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "torch": torch.__version__,
     }
+
+
+@contextmanager
+def picture(path: Path, panels: int, width: float, height: float, **shared: bool) -> Iterator[list[Any]]:
+    """Panels side by side, each `width` by `height` inches, that are saved as a picture at the end."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(panels * width, height), layout="constrained")
+    yield list(figure.subplots(1, panels, squeeze=False, **shared)[0])
+    figure.savefig(path, dpi=120)
 
 
 class Memory:

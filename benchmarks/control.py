@@ -292,27 +292,20 @@ class Bench:
 
 def plot(result: Row, path: Path) -> None:
     """Success of the worst attribute against perplexity, over the weight."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(6, 4.2), layout="constrained")
-    for name, told in result["processes"].items():
-        curve = told["curve"]
-        points = [(row["perplexity"], row["worst"]) for row in curve]
-        panel.plot(*zip(*points, strict=True), marker="o", label=name)
-        for row, point in zip(curve, points, strict=True):
-            panel.annotate(
-                f"{row['weight']:g}", point, fontsize=7, xytext=(3, 3), textcoords="offset points"
-            )
-    panel.axhline(100 * WANTED, color="grey", lw=0.8, ls=":")
-    panel.set(xlabel="perplexity under an autoregressive model", xscale="log")
-    panel.set_ylabel(f"worst attribute, % by the judge ({result['dataset']})")
-    panel.grid(alpha=0.3)
-    panel.legend(title="numbers: weight", fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with common.picture(path, 1, 6, 4.2) as (panel,):
+        for name, told in result["processes"].items():
+            curve = told["curve"]
+            points = [(row["perplexity"], row["worst"]) for row in curve]
+            panel.plot(*zip(*points, strict=True), marker="o", label=name)
+            for row, point in zip(curve, points, strict=True):
+                panel.annotate(
+                    f"{row['weight']:g}", point, fontsize=7, xytext=(3, 3), textcoords="offset points"
+                )
+        panel.axhline(100 * WANTED, color="grey", lw=0.8, ls=":")
+        panel.set(xlabel="perplexity under an autoregressive model", xscale="log")
+        panel.set_ylabel(f"worst attribute, % by the judge ({result['dataset']})")
+        panel.grid(alpha=0.3)
+        panel.legend(title="numbers: weight", fontsize=8)
 
 
 def run(options: argparse.Namespace) -> Row:

@@ -189,26 +189,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """ROUGE-L of the missing words against NFE."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in result["rows"]:
-        groups[f"{row['system']}: {row['how']}"].append(row)
-    for label, rows in groups.items():
-        means = [row["metrics"]["gap_rougeL"]["mean"] for row in rows]
-        if len(rows) > 1:
-            panel.plot([row["nfe"] for row in rows], means, "o-", label=label)
-        else:
-            panel.axhline(means[0], color="black", linestyle=":", label=label)
-    panel.set_xscale("log", base=2)
-    panel.set(xlabel="network evaluations a text", ylabel="ROUGE-L of the missing words")
-    panel.grid(alpha=0.3)
-    panel.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    with common.picture(path, 1, 6.5, 4) as (panel,):
+        groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in result["rows"]:
+            groups[f"{row['system']}: {row['how']}"].append(row)
+        for label, rows in groups.items():
+            means = [row["metrics"]["gap_rougeL"]["mean"] for row in rows]
+            if len(rows) > 1:
+                panel.plot([row["nfe"] for row in rows], means, "o-", label=label)
+            else:
+                panel.axhline(means[0], color="black", linestyle=":", label=label)
+        panel.set_xscale("log", base=2)
+        panel.set(xlabel="network evaluations a text", ylabel="ROUGE-L of the missing words")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
 
 
 if __name__ == "__main__":

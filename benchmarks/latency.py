@@ -77,32 +77,25 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Time against steps, beside the twin, a panel for every size of batch."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     sizes = sorted({row["batch_size"] for row in result["rows"]})
-    figure, panels = plt.subplots(
-        1, len(sizes), figsize=(4.5 * len(sizes), 3.8), layout="constrained", squeeze=False
-    )
-    for panel, size in zip(panels[0], sizes, strict=True):
-        rows = [row for row in result["rows"] if row["batch_size"] == size]
-        for name in dict.fromkeys(row["model"] for row in rows):
-            own = [row for row in rows if row["model"] == name]
-            times = [1000 * row["seconds_per_text"]["median"] for row in own]
-            if own[0]["system"] == "autoregressive":
-                for row, value in zip(own, times, strict=True):
-                    style = ":" if row["how"] == "greedy" else "--"
-                    panel.axhline(value, color="black", linestyle=style, label=f"{name}, {row['how']}")
-            else:
-                panel.plot([row["nfe"] for row in own], times, "o-", label=name)
-        panel.set(title=f"batch {size}", xlabel="network evaluations", ylabel="milliseconds a text")
-        panel.set(xscale="log", yscale="log")
-        panel.grid(alpha=0.3, which="both")
-        panel.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with common.picture(path, len(sizes), 4.5, 3.8) as panels:
+        for panel, size in zip(panels, sizes, strict=True):
+            rows = [row for row in result["rows"] if row["batch_size"] == size]
+            for name in dict.fromkeys(row["model"] for row in rows):
+                own = [row for row in rows if row["model"] == name]
+                times = [1000 * row["seconds_per_text"]["median"] for row in own]
+                if own[0]["system"] == "autoregressive":
+                    for row, value in zip(own, times, strict=True):
+                        style = ":" if row["how"] == "greedy" else "--"
+                        panel.axhline(
+                            value, color="black", linestyle=style, label=f"{name}, {row['how']}"
+                        )
+                else:
+                    panel.plot([row["nfe"] for row in own], times, "o-", label=name)
+            panel.set(title=f"batch {size}", xlabel="network evaluations", ylabel="milliseconds a text")
+            panel.set(xscale="log", yscale="log")
+            panel.grid(alpha=0.3, which="both")
+            panel.legend(fontsize=8)
 
 
 if __name__ == "__main__":

@@ -90,31 +90,24 @@ def child(work: str, window: int, words: int, documents: int) -> dict[str, float
 
 def plot(rows: list[dict], path: Path) -> None:
     """Memory and time against words, of writing and of training."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    for work in WORK:
-        for window in (WINDOW, 0):
-            some = [r for r in rows if (r["work"], r["window"], r["documents"]) == (work, window, 1)]
-            label = f"{work}, {f'parts of {window} tokens' if window else 'whole'}"
-            style = {"marker": "o", "linestyle": "-" if window else "--"}
-            words = [row["words"] for row in some]
-            for panel, key, unit in (
-                (panels[0], "peak_bytes", 1e6),
-                (panels[1], "seconds_per_document", 1),
-            ):
-                panel.plot(words, [row[key] / unit for row in some], label=label, **style)
-    panels[0].set(ylabel="peak memory, MB")
-    panels[1].set(ylabel="seconds a document")
-    for panel in panels:
-        panel.set(xlabel="words of the source", xscale="log", yscale="log")
-        panel.grid(alpha=0.3, which="both")
-    panels[0].legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with common.picture(path, 2, 4.5, 3.8) as panels:
+        for work in WORK:
+            for window in (WINDOW, 0):
+                some = [r for r in rows if (r["work"], r["window"], r["documents"]) == (work, window, 1)]
+                label = f"{work}, {f'parts of {window} tokens' if window else 'whole'}"
+                style = {"marker": "o", "linestyle": "-" if window else "--"}
+                words = [row["words"] for row in some]
+                for panel, key, unit in (
+                    (panels[0], "peak_bytes", 1e6),
+                    (panels[1], "seconds_per_document", 1),
+                ):
+                    panel.plot(words, [row[key] / unit for row in some], label=label, **style)
+        panels[0].set(ylabel="peak memory, MB")
+        panels[1].set(ylabel="seconds a document")
+        for panel in panels:
+            panel.set(xlabel="words of the source", xscale="log", yscale="log")
+            panel.grid(alpha=0.3, which="both")
+        panels[0].legend(fontsize=8)
 
 
 def main() -> None:

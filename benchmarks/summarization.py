@@ -224,28 +224,20 @@ def twin_rows(
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """ROUGE-L against NFE and against seconds a text."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     labels = {"nfe": "network evaluations a text", "seconds_per_example": "seconds a text"}
     keys = [key for key in labels if any(key in one for one in result["rows"])]
-    size = {"figsize": (5.5 * len(keys), 4), "layout": "constrained"}
-    figure, panels = plt.subplots(1, len(keys), sharey=True, squeeze=False, **size)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for one in (one for one in result["rows"] if "nfe" in one):
-        groups.setdefault(f"{one['system']} ({common.how(one)})", []).append(one)
-    for panel, key in zip(panels[0], keys, strict=True):
-        for label, rows in groups.items():
-            points = [(one[key], one["metrics"]["rougeL"]["mean"]) for one in rows if key in one]
-            panel.plot(*np.array(points).reshape(-1, 2).T, marker="o", label=label)
-        panel.set(xlabel=labels[key], xscale="log")
-        panel.grid(alpha=0.3)
-    panels[0][0].set_ylabel(f"ROUGE-L, {result['dataset']} {result['split']}")
-    panels[0][-1].legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with common.picture(path, len(keys), 5.5, 4, sharey=True) as panels:
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for one in (one for one in result["rows"] if "nfe" in one):
+            groups.setdefault(f"{one['system']} ({common.how(one)})", []).append(one)
+        for panel, key in zip(panels, keys, strict=True):
+            for label, rows in groups.items():
+                points = [(one[key], one["metrics"]["rougeL"]["mean"]) for one in rows if key in one]
+                panel.plot(*np.array(points).reshape(-1, 2).T, marker="o", label=label)
+            panel.set(xlabel=labels[key], xscale="log")
+            panel.grid(alpha=0.3)
+        panels[0].set_ylabel(f"ROUGE-L, {result['dataset']} {result['split']}")
+        panels[-1].legend(fontsize=8)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ fluent. Perplexity alone is worthless (repetition lowers it): it stands beside t
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import common
@@ -23,6 +24,8 @@ from textdiff.generation import generate_texts
 from textdiff.metrics import unconditional_report
 from textdiff.model import TextModel
 
+PART = 64  # tokens of a long text that are measured together
+AXES = "entropy", "judge_perplexity"
 Report = dict[str, float]
 Row = dict[str, Any]
 
@@ -101,12 +104,11 @@ def long_rows(
                 "seconds_per_token": made.seconds / tokens,
             }
         )
-    part = 64
-    for start in range(0, options.long - part + 1, part):
-        pieces = [ids[start : start + part] for ids in made.ids if len(ids) >= start + part]
+    for start in range(0, options.long - PART + 1, PART):
+        pieces = [ids[start : start + PART] for ids in made.ids if len(ids) >= start + PART]
         if pieces:
             figures = report(pieces, train, judge)
-            rows.append({"part": start // part, "texts": len(pieces), "metrics": spread([figures])})
+            rows.append({"part": start // PART, "texts": len(pieces), "metrics": spread([figures])})
     return [*rows, {"examples_shown": made.texts[:2]}]
 
 
@@ -166,11 +168,37 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Perplexity and entropy, the two together, at every number of steps; and along a long text."""
+    with common.picture(path, 1 + ("long" in result), 5.5, 4.2) as panels:
+        groups: dict[str, list[Row]] = {}
+        for row in result["rows"]:
+            groups.setdefault(f"{row['system']} ({common.how(row)})".replace(" ()", ""), []).append(row)
+        for label, rows in groups.items():
+            points = [[row["metrics"][key]["mean"] for row in rows] for key in AXES]
+            panels[0].plot(*points, marker="o" if len(rows) > 1 else "*", label=label)
+            for row, *point in zip(rows, *points, strict=True):
+                note = {"fontsize": 6, "xytext": (3, 3), "textcoords": "offset points"}
+                panels[0].annotate(str(row.get("nfe", "")), point, **note)
+        panels[0].set(xlabel="entropy of words, bits", ylabel="perplexity under the judge", yscale="log")
+        panels[0].set_title("numbers: network evaluations", fontsize=9)
+        parts = [row for row in result.get("long", []) if "part" in row]
+        for key in (*AXES, "distinct_2") if parts else ():
+            values = [row["metrics"][key]["mean"] for row in parts]
+            label = f"{key} (the first part: {values[0]:.3g})"
+            panels[1].plot([value / values[0] for value in values], marker="o", label=label)
+            panels[1].set(xlabel=f"part of {PART} tokens", ylabel="times the first part", ylim=(0, 2))
+        for panel in panels:
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize=7)
+
+
 def main() -> None:
-    """Run and save."""
+    """Run, save, plot."""
     options, start = arguments(), time.perf_counter()
     result = run(options) | {"wall_seconds": round(time.perf_counter() - start, 1)}
-    print(common.write(result, f"unconditional-{options.name}"))
+    path = common.write(result, f"unconditional-{options.name}")
+    plot(result, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

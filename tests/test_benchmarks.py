@@ -12,11 +12,14 @@ from conftest import run_training
 import textdiff
 from textdiff.config import Config
 from textdiff.data import TextData
+from textdiff.tokenizer import Tokenizer
 from textdiff.train import Training
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import ablation
+import characters
 import infilling
+import unconditional
 
 
 @pytest.mark.parametrize("levers", [ablation.LEVERS, ablation.TWIN_LEVERS], ids=["diffusion", "twin"])
@@ -75,3 +78,28 @@ def test_the_twin_writes_on_from_the_left_side(twin, files):
         left = twin.tokenizer.encode([task.left])[0]
         assert made.ids[0][: len(left)] == left and len(gap) <= task.size
         assert twin.tokenizer.eos_id not in gap
+
+
+def test_a_character_is_a_token(tmp_path):
+    tokenizer = Tokenizer.load(characters.write_tokenizer(tmp_path))
+    assert len(tokenizer) == 29 and len(tokenizer.special_ids) == 2
+    text = "a zebra at the zoo"
+    (ids,) = tokenizer.encode([text])
+    assert len(ids) == len(text) and len(set(ids)) == len(set(text))
+    assert tokenizer.decode([[*ids, tokenizer.eos_id]]) == [text]
+
+
+def test_words_of_samples_are_counted_whole():
+    found = characters.spelling(["he of the tha ca", "x of is y"], {"of", "the", "is"})
+    assert found["known_words"] == 80  # of, the, tha, of, is: the first and last of a text may be cut
+    assert found["word_length"] == 12 / 5
+
+
+def test_a_picture_of_text_from_nothing(tmp_path):
+    metrics = {name: {"mean": 2.0} for name in ("entropy", "judge_perplexity", "distinct_2")}
+    rows = [{"system": "data", "metrics": metrics}]
+    rows += [{"system": "embedding", "sampler": "ddim", "nfe": n, "metrics": metrics} for n in (4, 8)]
+    parts = [{"part": i, "texts": 1, "metrics": metrics} for i in range(3)]
+    for long in ({}, {"long": parts}):
+        unconditional.plot({"rows": rows, **long}, tmp_path / "plot.png")
+        assert (tmp_path / "plot.png").stat().st_size > 10_000

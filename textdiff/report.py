@@ -124,12 +124,10 @@ class Keep(L.Callback):
 
 def plot_loss(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
     """A PNG of the loss against steps."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     for name, points in curves.items():
         if points:
             style = {"linewidth": 1} if name == "loss" else {"marker": "o"}
@@ -139,7 +137,6 @@ def plot_loss(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
     if any(curves.values()):
         axes.legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def evaluate(model: TextModel, data: TextData, count: int, show: int) -> dict[str, Any]:
