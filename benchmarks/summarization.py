@@ -189,10 +189,12 @@ def diffusion_rows(
     for sampler in options.samplers:
         way = single if sampler == "confidence" else grid(sampler=sampler, decoder="softmax")
         best, trials = choose(model, held, size, way)
-        for nfe in options.nfe:
+        for nfe in sorted(options.nfe):
             chosen = best | {"steps": nfe}
             made = write(model, examples, size, options.seeds, **chosen)
             rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
+            if made[0].nfe < nfe:  # every token had a step of its own: more change nothing
+                break
     if options.candidates == 1:
         return rows
     # candidates differ by length and noise, or are drawn too: as many settings as the twin's
