@@ -107,6 +107,17 @@ def test_resume_from_a_validation_within_a_step(tmp_path, files):
     assert {path.name for path in (tmp_path / "part").glob("*.csv")} == {"metrics-1.csv", "metrics.csv"}
 
 
+def test_a_model_of_an_earlier_run_is_kept(tmp_path, files, capsys):
+    for seed in (0, 1):
+        run_training(tmp_path, **files, model__seed=seed)
+    assert f"earlier run in {tmp_path} is now {tmp_path / 'model-1'}" in capsys.readouterr().out
+    new, old = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "model-1"))
+    assert differences(new, old)
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    run_training(tmp_path, "--ckpt_path", str(checkpoint), **files, model__seed=1)
+    assert not (tmp_path / "model-2").exists()  # the same run, gone on with
+
+
 def test_resume_refuses_other_settings(tmp_path, files, trained):
     last = ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
     with pytest.raises(SystemExit, match=r"width was 32 .* now 64; .*init_from") as error:

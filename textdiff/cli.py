@@ -15,7 +15,6 @@ import sys
 import warnings
 from argparse import ArgumentError
 from dataclasses import fields
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from textdiff.config import Config, named
 from textdiff.data import TextData
 from textdiff.hardware import fast_dtype, tune_allocator
 from textdiff.report import Keep, Report
-from textdiff.storage import find_folder, read_config
+from textdiff.storage import find_folder, read_config, set_aside
 
 SUBCOMMANDS = ("fit", "validate")
 HERE = Path(__file__).parent
@@ -143,13 +142,6 @@ def check_checkpoint(path: str) -> dict[str, Any]:
     if reason:
         raise ValueError(f"ckpt_path {path}: {reason}; give a file of a run's checkpoints directory")
     return found
-
-
-def set_aside(path: Path) -> None:
-    """Rename the log of an earlier run in the same place, which the logger would delete."""
-    if path.exists():
-        names = (path.with_stem(f"{path.stem}-{i}") for i in count(1))
-        path.rename(next(name for name in names if not name.exists()))
 
 
 def find_config(name: str) -> str:

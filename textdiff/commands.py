@@ -16,7 +16,7 @@ from textdiff.model import TextModel
 from textdiff.movie import write_movie
 from textdiff.sampler import SAMPLERS
 
-METRICS = ("nll", "rouge")
+METRICS = {"nll": ("bound", "evaluations"), "rouge": ("sampler", "decoding", "candidates")}
 TABLES = ({*LINES} | {".parquet"}) - {".txt"}
 
 
@@ -56,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("file", nargs="?", help="one source (or prompt) per line; - = standard input")
     sub.add_argument("--num_samples", type=int, help="texts to write from nothing")
     sub.add_argument("--block_length", type=int, help="write that many tokens at a time, to any length")
-    sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
     add_common(sub)
     sub = commands.add_parser("denoise", help="repair texts with mistakes")
     sub.add_argument("model", help="model directory or hub id")
@@ -76,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--bound", help="order, diffusion or ode; see the help of TextDiffusion.nats")
     sub.add_argument("--steps", type=int, help="of the bound `diffusion`, or of a written text")
     sub.add_argument("--evaluations", type=int, help="terms of the bound, a text")
+    sub.add_argument("--sampler", help=f"of written texts: {', '.join(SAMPLERS)}")
+    sub.add_argument("--decoding", help="of written texts, autoregressive models: greedy, beam, sample")
+    sub.add_argument("--candidates", type=int, help="of written texts: the one of least Bayes risk")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--device", default="auto")
     sub = commands.add_parser("infill", help="write the missing words of texts")
@@ -95,6 +97,7 @@ def add_common(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--steps", type=int, help="network evaluations of a text")
     sub.add_argument("--sampler", help=f"one of: {', '.join(SAMPLERS)}")
     sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")
+    sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
     sub.add_argument("--temperature", type=float, help="below 1 sharpens")
     sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
     sub.add_argument("--must_contain", nargs="+", metavar="WORD", help="words that must occur")
@@ -177,6 +180,9 @@ def measure(
     """Print the figures of a model on a file as JSON."""
     from textdiff.evaluation import likelihood, open_data, written  # Lightning with it: slow to load
 
+    for other, names in METRICS.items():
+        if wrong := [name for name in names if other != metric and name in options]:
+            raise ValueError(f"--{wrong[0]} is for --metric {other}, not {metric}: leave it out")
     loaded = load(model, device)
     columns = {"text_column": text_column, "summary_column": summary_column}
     data = open_data(loaded, file, max_test_examples=max_examples, **columns)

@@ -20,6 +20,7 @@ from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import bleu, lead, rouge
 from textdiff.model import TextModel
+from textdiff.storage import set_aside
 
 Scores = dict[str, float]
 
@@ -75,6 +76,8 @@ class Report(L.Callback):
             return
         folder = Path(trainer.default_root_dir)
         model = module.evaluated.eval().to(trainer.strategy.root_device)
+        if trainer.ckpt_path is None and (earlier := set_aside(folder / "model")):
+            print(f"the model of an earlier run in {folder} is now {earlier}")
         model.save_pretrained(folder / "model")
         plot_loss(self.curves, folder / "loss.png")
         seconds = time.perf_counter() - self.started

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -66,6 +67,14 @@ def upload(folder: Path, hub_id: str, system: str, private: bool, token: str | N
             f"{hub_id}: the hub did not take it ({type(error).__name__}: {reason})"
         ) from None
     return str(address)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give what an earlier run left in a place another name, which is returned."""
+    if not path.exists():
+        return None
+    names = (path.with_stem(f"{path.stem}-{i}") for i in count(1))
+    return path.rename(next(name for name in names if not name.exists()))
 
 
 def read_config(folder: Path) -> Config:
