@@ -17,7 +17,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from common import RESULTS, how  # noqa: E402
 
 PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
-HEADLINES = ("e2e-15min", "e2e-distilled", "arxiv_titles")
+HEADLINES = ("e2e-distilled", "arxiv_titles")
+FEW = (1, 4, 8, 16)  # numbers of steps in README
 NAMES = {
     "fact_accuracy": "facts %",
     "fact_accuracy_unseen_names": "facts %, unseen names",
@@ -27,7 +28,7 @@ NAMES = {
     "bleu": "BLEU",
     "length_ratio": "length ratio",
     "repetition": "repeated %",
-    "distinct_2": "distinct-2",
+    "distinct_2": "distinct-2 %",
     "invented": "invented %",
     "judge_perplexity": "perplexity",
     "entropy": "entropy",
@@ -48,9 +49,16 @@ WORDS = ("known_words", "entropy", "distinct_2", "word_length")
 
 def cell(metric: dict[str, float]) -> str:
     """A mean, with half the width of its interval where there is one."""
-    if metric.get("high", metric["mean"]) - metric.get("low", metric["mean"]) < 0.05:
-        return f"{metric['mean']:.1f}"
-    return f"{metric['mean']:.1f} ± {(metric['high'] - metric['low']) / 2:.1f}"
+    half = f"{(metric.get('high', metric['mean']) - metric.get('low', metric['mean'])) / 2:.1f}"
+    return f"{metric['mean']:.1f}" + f" ± {half}" * (half != "0.0")
+
+
+def paired(row: dict[str, Any]) -> str:
+    """How far a row is ahead of the twin's greedy texts, text by text, with its interval."""
+    found = row.get("rougeL_ahead_of_greedy")
+    if found is None or found["low"] == found["high"]:
+        return ""
+    return "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(**found)
 
 
 def line(cells: list[str]) -> str:
@@ -73,13 +81,22 @@ def table(result: dict[str, Any], columns: tuple[str, ...]) -> str:
     """A Markdown table and, below it, where its numbers come from."""
     columns = tuple(name for name in columns if all(name in row["metrics"] for row in result["rows"]))
     heads = ["system", "how", "NFE", "s / text", *(NAMES.get(name, name) for name in columns)]
-    lines = head(heads, 2)
+    heads.append("ROUGE-L ahead of greedy")
+    rows: list[list[str]] = []
     for row in result["rows"]:
         seconds = f"{row['seconds_per_example']:.3f}" if "seconds_per_example" in row else ""
         nfe = f"{row['nfe']:.3g}" if "nfe" in row else ""  # a mean, where texts differ
         cells = [row["system"], how(row), nfe, seconds]
-        cells += [cell(row["metrics"][name]) for name in columns]
-        lines.append(line(cells))
+        for name in columns:
+            ratio = name == "length_ratio"
+            cells.append(f"{row['metrics'][name]['mean']:.2f}" if ratio else cell(row["metrics"][name]))
+        cells.append(paired(row))
+        # steps beyond one a token change nothing; a record has no sentences, its lead is all of it
+        same = [one for one in rows if one[1:3] == cells[1:3] and one[4:] == cells[4:]]
+        rows += [] if same else [cells]
+    kept = [i for i, name in enumerate(heads) if any(cells[i] for cells in rows)]
+    words = sum(i < 2 for i in kept)
+    lines = head([heads[i] for i in kept], words) + [line([cells[i] for i in kept]) for cells in rows]
     return "\n".join([*lines, "", origin(result)])
 
 
@@ -97,19 +114,17 @@ def load(name: str) -> dict[str, Any] | None:
 
 def headlines() -> str:
     """Ours beside the twin, single texts and MBR, in few rows."""
-    origins: list[str] = []
-    lines = head(["data", "system", "how", "NFE", "ROUGE-L", "BLEU"], 3)
+    heads = ["data", "system", "how", "NFE", "ROUGE-1", "ROUGE-L", "BLEU", "ROUGE-L ahead of greedy"]
+    lines = head(heads, 3)
     for name in HEADLINES:
-        result = load(f"summarization-{name}") or {"rows": []}
-        for row in result["rows"]:
-            words = how(row)
-            if row["system"] in ("autoregressive", "embedding") and "ancestral" not in words:
-                cells = [name, row["system"], words, str(row["nfe"])]
-                cells += [cell(row["metrics"][key]) for key in ("rougeL", "bleu")]
-                lines.append(line(cells))
-        if result["rows"]:
-            origins.append(f"**{name}**, one training seed: {origin(result)}")
-    return "\n\n".join(["\n".join(lines), *origins])
+        for row in load(f"summarization-{name}")["rows"]:
+            single = row["system"] == "embedding" and row["candidates"] == 1
+            if row["system"] == "copy" or (single and row["nfe"] not in FEW):
+                continue
+            cells = [name, row["system"], how(row), str(row.get("nfe", ""))]
+            cells += [cell(row["metrics"][key]) for key in ("rouge1", "rougeL", "bleu")]
+            lines.append(line([*cells, paired(row)]))
+    return "\n".join(lines)
 
 
 def summaries() -> str:
@@ -133,42 +148,42 @@ def unconditional() -> str:
     return "\n\n".join(parts)
 
 
-def control_row(process: str, free: float, what: str, rates: list[str], row: dict[str, Any]) -> str:
-    """A line of `control`; `free` is the perplexity of texts that are not steered."""
+def control_row(process: str, free: float, what: str, rates: list[Any], row: dict[str, Any]) -> str:
+    """A line of `control`; `free` is the perplexity of texts that are not steered, of the same seed."""
     keys = ("perplexity", "distinct_2")
-    mean, distinct = (row[key]["mean"] if isinstance(row[key], dict) else row[key] for key in keys)
-    cells = [process, what, *rates, f"{mean:.1f} ({100 * (mean / free - 1):+.0f} %)", f"{distinct:.1f}"]
-    return line(cells)
+    mean, distinct, *found = (
+        one["mean"] if isinstance(one, dict) else one for one in (*(row[key] for key in keys), *rates)
+    )
+    cells = [process, what, *(f"{rate:.1f}" for rate in found)]
+    return line([*cells, f"{mean:.1f} ({100 * (mean / free - 1):+.0f} %)", f"{distinct:.1f}"])
 
 
 def control() -> str:
-    """All results of steering: by classifiers at every weight, all together, by words."""
+    """All results of steering: by classifiers at every weight, all together, by words; samples."""
     parts = []
     for stem, result in results("control"):
         names = list(result["accuracy_on_test_texts"])
-        heads = ["process", "controls", *(f"{name} %" for name in names), "perplexity", "distinct-2"]
-        lines = head(heads, 2)
+        shared = ["process", "controls"], ["perplexity", "distinct-2 %"]
+        lines = head([*shared[0], *(f"{name} %" for name in names), *shared[1]], 2)
+        more, samples = head([*shared[0], "success %", *shared[1]], 2), []
         for process, told in result["processes"].items():
-            free = told["unguided_perplexity"]
-            first = told["curve"][0]["perplexity"]
-            for row in told["curve"]:
-                what = f"one, weight {row['weight']:g}" if row["weight"] else "none"
+            rows = [(row, f"one, weight {row['weight']:g}") for row in told["curve"][1:]]
+            rows = [(told["curve"][0], "none"), *rows, (told["unguided"], "none, other seed")]
+            rows.append((told["guided"], f"one, weight {told['chosen_weight']:g}, other seed"))
+            for i, (row, what) in enumerate(rows):
+                first = len(told["curve"])
+                free = told["curve"][0]["perplexity"] if i < first else told["unguided_perplexity"]
                 lines.append(
-                    control_row(
-                        process, first, what, [f"{row['rates'][name]:.1f}" for name in names], row
-                    )
+                    control_row(process, free, what, [row["rates"][name] for name in names], row)
                 )
-            chosen = told["chosen_weight"]
-            rates = [f"{told['guided']['rates'][name]['mean']:.1f}" for name in names]
-            lines.append(
-                control_row(process, free, f"one, weight {chosen:g}, other seed", rates, told["guided"])
-            )
+            free = told["unguided_perplexity"]
+            everything = f"all attributes at once, weight {told['chosen_weight']:g}"
             row = told["all_attributes"]
-            all_right = [f"all right: {row['all_right']['mean']:.1f}"] + [""] * (len(names) - 1)
-            lines.append(control_row(process, free, f"all at once, weight {chosen:g}", all_right, row))
+            more.append(control_row(process, free, everything, [row["all_right"]], row))
             row = told["must_contain"]
-            held = [f"contained: {row['contained']['mean']:.1f}"] + [""] * (len(names) - 1)
-            lines.append(control_row(process, free, "a word", held, row))
+            more.append(control_row(process, free, "a word that must occur", [row["contained"]], row))
+            shown = list(told["guided"]["examples_shown"].items())[::3]
+            samples += [f"> {wanted}: {texts[0]}" for wanted, texts in shown]
         title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
         title += f"for; {budget(result)}, one training seed. "
         title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}. The judge is right on "
@@ -176,7 +191,8 @@ def control() -> str:
         title += ", ".join(f"{judged[name]['judge']:.0f} % ({name})" for name in names)
         title += " of the test texts."
         plot = f"![success against perplexity](results/{stem}.png)"
-        parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
+        parts += [title, "\n".join(lines), "\n".join(more), origin(result), plot]
+        parts += ["Samples, the first of every third label steered to:", "\n>\n".join(samples)]
     return "\n\n".join(parts)
 
 
@@ -285,6 +301,51 @@ def long_sources() -> str:
     return "\n\n".join(["\n".join(lines), origin(result), plot])
 
 
+def memories() -> str:
+    """Peak memory and tokens a second of every process, by size of the vocabulary."""
+    result = load("memory")
+    sizes = sorted({row["vocabulary"] for row in result["rows"]})
+    heads = ["process", "work"]
+    heads += [f"MB, {size:,} tokens" for size in sizes] + [f"tokens / s, {size:,}" for size in sizes]
+    lines = head(heads, 2)
+    for name, work in dict.fromkeys((row["system"], row["work"]) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["system"], row["work"]) == (name, work)]
+        by_size = {row["vocabulary"]: row["metrics"] for row in rows}
+        cells = [f"{by_size[size]['peak_bytes'] / 1e6:,.0f}" for size in sizes]
+        cells += [f"{by_size[size]['tokens_per_second']:,.0f}" for size in sizes]
+        lines.append(line([name, work, *cells]))
+    title = f"Batches of {result['batch_size']} texts of {result['length']} tokens, width "
+    title += f"{result['width']}, {result['dtype']}; memory above what weights take; tokens a second of "
+    title += "one forward and backward pass, or of one evaluation of a sampler:"
+    return "\n\n".join([title, "\n".join(lines), origin(result)])
+
+
+def checks() -> str:
+    """The training loop beside a bare one, the twin beside BART, the oracle."""
+    parts = []
+    if result := load("speed"):
+        found = result["rows"][0]["metrics"]["throughput_of_plain_loop"]
+        words = (
+            "**Training throughput**: {mean:.2f} ({low:.2f} to {high:.2f}) of that of a bare PyTorch loop"
+        )
+        parts += [words.format(**found) + f" with the same network. {origin(result)}"]
+    if result := load("bart"):
+        rows = [f"{row['system']} {row['metrics']['rougeL']['mean']:.1f}" for row in result["rows"]]
+        words = (
+            f"**The twin beside BART**: test ROUGE-L on {result['dataset']} of greedy texts after "
+        )
+        words += f"{result['steps']:,} steps, the best of three settings on validation: "
+        parts += [words + f"{', '.join(rows)} (`transformers`' BART of the same size). {origin(result)}"]
+    if result := load("oracle"):
+        held = [row for row in result["rows"] if row["threshold"] is not None]
+        met = sum(row["passed"] for row in held)
+        words = (
+            f"**Against exact answers**: {met} of {len(held)} figures of samplers, bounds and kernels are"
+        )
+        parts += [f"{words} within their limits. {origin(result)}"]
+    return "\n\n".join(parts)
+
+
 def ablations() -> str:
     """Every lever of every round, beside the default of its round."""
     parts = []
@@ -334,6 +395,8 @@ TABLES = {
     "unconditional": unconditional,
     "infillings": infillings,
     "control": control,
+    "memories": memories,
+    "checks": checks,
     "quickstart": lambda: "\n" + table(load("quickstart"), FACTS),
 }
 
