@@ -331,9 +331,7 @@ def checks() -> str:
         parts += [words.format(**found) + f" with the same network. {origin(result)}"]
     if result := load("bart"):
         rows = [f"{row['system']} {row['metrics']['rougeL']['mean']:.1f}" for row in result["rows"]]
-        words = (
-            f"**The twin beside BART**: test ROUGE-L on {result['dataset']} of greedy texts after "
-        )
+        words = f"**The twin beside BART**: test ROUGE-L on {result['dataset']} of greedy texts after "
         words += f"{result['steps']:,} steps, the best of three settings on validation: "
         parts += [words + f"{', '.join(rows)} (`transformers`' BART of the same size). {origin(result)}"]
     if result := load("oracle"):

@@ -15,7 +15,7 @@ from conftest import run_training, write_rows
 
 import textdiff
 from textdiff import commands, corpus, generation, hardware
-from textdiff.generation import Generation
+from textdiff.generation import Generation, generate_texts
 from textdiff.movie import write_movie
 from textdiff.rerank import mbr
 from textdiff.sampler import SAMPLERS
@@ -214,6 +214,25 @@ def test_command_without_sources(unconditional, free, tmp_path, capsys):
     file.write_text("Rain\n")
     commands.main(["generate", str(unconditional / "model"), str(file), "--temperature", "0.5"])
     assert capsys.readouterr().out.startswith("Rain")
+
+
+def test_rows_of_a_table_are_read_as_texts(trained, unconditional, tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"source": "Rain in Ashbury.", "target": "x"}\n{"source": "Snow.", "target": "y"}\n')
+    commands.main(["generate", str(trained / "model"), str(file), "--steps", "2"])
+    made = textdiff.generate(trained / "model", ["Rain in Ashbury.", "Snow."], steps=2)
+    assert capsys.readouterr().out.splitlines() == made
+    commands.main(["generate", str(unconditional / "model"), str(file), "--steps", "2"])
+    assert capsys.readouterr().out.startswith("Rain in Ashbury.")
+
+
+@pytest.mark.parametrize("options", [{"length": 9}, {"gap": "___", "gap_length": 4}])
+def test_candidates_of_one_length_differ(options):
+    from test_blocks import make_model
+
+    prompt = {"prompt": ["a ___ b"]} if "gap" in options else {"num_samples": 1}
+    made = generate_texts(make_model(process="masked"), candidates=4, **prompt, **options)
+    assert len(set(made.candidates[0])) > 1
 
 
 def test_command_steers(unconditional, capsys):

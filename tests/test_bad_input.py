@@ -65,6 +65,19 @@ def test_files(tmp_path, match, content):
     refused_files(tmp_path, match, content)
 
 
+@pytest.mark.parametrize(
+    ("name", "match", "line"),
+    [
+        ("train.csv", "train.csv, row 3: more fields than columns; put quotes", b"one, two, three\n"),
+        ("train.tsv", "train.tsv, line 4: .*; correct the file", b'"Good" news\tgood\n'),
+    ],
+)
+def test_tables(tmp_path, name, match, line):
+    separator = b"," if name.endswith("csv") else b"\t"
+    head, row = separator.join((b"text", b"summary")) + b"\n", separator.join((b"a b", b"a")) + b"\n"
+    refused_files(tmp_path, match, head + row * 2 + line + row * 30, name=name)
+
+
 def test_other_files(tmp_path):
     refused_files(tmp_path, "unknown extension '.docx'; use one of .jsonl", ROWS, name="train.docx")
     refused_files(tmp_path, r"no columns \('nope', None\) among", ROWS, data__text_column="nope")
@@ -147,7 +160,9 @@ def test_unknown_config(tmp_path):
         ("utility 'rouge' is unknown", {"sources": ["a"], "candidates": 2, "utility": "rouge"}),
         ("'ddpm'.*ancestral", {"sources": ["a"], "sampler": "ddpm"}),
         ("'topk'.*top_k", {"sources": ["a"], "decoder": "topk"}),
-        ("temperature must be above 0", {"sources": ["a"], "temperature": 0}),
+        ("temperature must be finite and above 0", {"sources": ["a"], "temperature": 0}),
+        ("temperature must be finite and above 0", {"sources": ["a"], "temperature": float("nan")}),
+        (r"no name in \{'tau': 0.5\}", {"sources": ["a"], "sampler": {"tau": 0.5}}),
         ("unknown option step; this model takes", {"sources": ["a"], "step": 3}),
         ("2 prompts", {"sources": ["a"], "prompt": ["a", "b"]}),
         ("fills the whole length", {"sources": ["a"], "prompt": ["rain " * 9], "length": 5}),
@@ -180,6 +195,10 @@ def test_command_line(trained, tmp_path):
     refused("file.txt is not UTF-8 at byte 3; convert it", commands.main, ["generate", model, str(file)])
     file.write_bytes(b"\n \n")
     refused("file.txt holds no text", commands.main, ["generate", model, str(file)])
+    file.write_bytes(b"one\n\nthree\n\n")
+    refused("file.txt, line 2: empty; remove it", commands.main, ["generate", model, str(file)])
+    device = ["generate", model, str(file), "--device"]
+    refused("device 'nowhere' is not here", commands.main, [*device, "nowhere"])
     refused("give a FILE with one source per line", commands.main, ["generate", model])
     refused("no model at 'no/such'", commands.main, ["generate", "no/such", str(file)])
     refused("is not a textdiff model directory: config.json", commands.main, ["generate", str(tmp_path)])

@@ -153,6 +153,14 @@ def test_models_that_do_not_classify_or_read_embeddings_are_refused(same, tmp_pa
         SequenceClassifier(tmp_path / "decoder", 0)
 
 
+def test_a_classifier_in_half_precision_steers(same, tmp_path):
+    half = RobertaForSequenceClassification.from_pretrained(same).bfloat16()
+    half.save_pretrained(tmp_path)
+    make_model().tokenizer.save(tmp_path)
+    controls = [SequenceClassifier(tmp_path, "good")]
+    assert generate_texts(make_model(), num_samples=2, steps=2, length=8, controls=controls).texts
+
+
 def test_another_vocabulary_must_be_allowed(other):
     with pytest.raises(ValueError, match="another vocabulary than the model; give pieces=True"):
         generate_texts(make_model(), num_samples=1, controls=[SequenceClassifier(other, "good")])

@@ -21,6 +21,7 @@ from textdiff.control import (
     View,
     WordAt,
 )
+from textdiff.control.steering import least_length
 from textdiff.control.words import patterns
 from textdiff.decoder import DECODERS
 from textdiff.denoiser import Continued
@@ -412,6 +413,18 @@ def test_lengths_leave_room_for_what_is_asked_and_prompts_are_respected():
         generate_texts(model, num_samples=1, block_length=4, length=40, controls=[WordAt("few", 90)])
     with pytest.raises(ValueError, match="reads its source in the text itself"):
         generate_texts(make_model("prefix"), ["ab"], controls=[Avoid("few")])
+
+
+def test_several_words_need_room_for_all():
+    tokenizer = make_model(vocabulary=275).tokenizer
+    controls = [Contain("few"), Contain("a"), Contain(["words", "few"]), Contain("few")]
+    for control in controls:
+        control.bind(tokenizer)
+    few, a, *_ = (control.size for control in controls)
+    least = least_length(controls, torch.tensor([0, 3]))
+    assert least.tolist() == [few + a + 1, few + a + 4]  # "few" is one of the third's words, too
+    with pytest.raises(ValueError, match=f"one of few; .* needs {few + a + 1} tokens"):
+        generate_texts(make_model(vocabulary=275), num_samples=1, length=few + a, controls=controls)
 
 
 def test_one_of_several_words_may_be_barred():

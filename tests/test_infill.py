@@ -334,12 +334,14 @@ def test_a_model_that_knows_the_language_repairs_it(process):
         ({"noise": 0.1, "length": 3}, "its own length"),
         ({"noise": 0.1, "gap": "___"}, "no gaps"),
         ({"given": "repaint", "sampler": "langevin"}, "samplers that go step by step"),
+        ({"given": "repaint", "sampler": "ddim", "process": "masked"}, "Gaussian"),
     ],
 )
 def test_ways_that_do_not_go_together(options, message):
     gap = {} if "noise" in options else {"gap": "___"}
     with pytest.raises(ValueError, match=message):
-        generate_texts(make_model(), prompt=["b ___ c"], **gap, **options)
+        process = options.pop("process", "embedding")
+        generate_texts(make_model(process=process), prompt=["b ___ c"], **gap, **options)
 
 
 def test_a_text_longer_than_the_model_is_not_repaired():
@@ -366,12 +368,16 @@ def test_noise_is_the_share_of_wrong_words_among_those_seen(replace):
     assert (seen != ids)[words].double().mean().item() == pytest.approx(0.15, abs=0.02)
 
 
+KINDS = "gaussian", "draws", "shifts"
+
+
 @pytest.mark.parametrize(
     "sampler", [Heun(31), PredictorCorrector(31, corrections=2), DPMSolver(31, order=3)]
 )
 def test_resampling_keeps_the_options_of_its_sampler_and_its_budget(sampler):
     found = check_sampler("embedding", Resampling(sampler, 3), count=4)
     assert 20 < found.evaluations <= 31
+    assert all(getattr(Resampling(sampler), name) == getattr(sampler, name) for name in KINDS)
 
 
 def test_denoise_on_the_command_line(unconditional, tmp_path, capsys):

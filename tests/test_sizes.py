@@ -152,7 +152,10 @@ def test_a_checkpoint_brings_its_lengths(tmp_path, files, trained, command):
     unset |= {"data__tokenizer": trained / "model"}
     run_training(tmp_path / "a", data__train_file=path, **unset, trainer__max_steps=1)
     start = str(tmp_path / "a" / "checkpoints" / "last.ckpt")
-    run_training(tmp_path / "b", command, "--ckpt_path", start, **files, **unset, trainer__max_steps=2)
+    rows = {"data__max_train_examples": 24}  # as many batches as before
+    run_training(
+        tmp_path / "b", command, "--ckpt_path", start, **files, **unset, **rows, trainer__max_steps=2
+    )
 
 
 def test_a_stream_without_text_is_refused(tmp_path):

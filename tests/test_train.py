@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,6 +119,18 @@ def test_a_model_of_an_earlier_run_is_kept(tmp_path, files, capsys):
     assert not (tmp_path / "model-2").exists()  # the same run, gone on with
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resume_takes_the_rates_that_it_is_told(tmp_path, files, optimizer):
+    options = {**files, "model__optimizer": optimizer, "trainer__max_steps": 8, "model__warmup_steps": 2}
+    path = interrupt(tmp_path, 4, **options, model__learning_rate=1e-2)
+    options |= {"model__learning_rate": 1e-6, "model__weight_decay": 0.25}
+    run_training(tmp_path, "--ckpt_path", str(path), **options)
+    (saved,) = checkpoint(tmp_path)["optimizer_states"]
+    groups = [group for part in saved.get("parts", [saved]) for group in part["param_groups"]]
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.25}
+    assert all(group["lr"] <= 1e-6 and group["initial_lr"] == 1e-6 for group in groups)
+
+
 def test_resume_refuses_other_settings(tmp_path, files, trained):
     last = ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
     with pytest.raises(SystemExit, match=r"width was 32 .* now 64; .*init_from") as error:
@@ -127,6 +140,8 @@ def test_resume_refuses_other_settings(tmp_path, files, trained):
         run_training(tmp_path, *last, **files, model__optimizer="muon")
     with pytest.raises(SystemExit, match="tokenizer was"):
         run_training(tmp_path, *last, **files, data__source_prefix="say: ", data__vocab_size=290)
+    with pytest.raises(SystemExit, match="streaming was False"):
+        run_training(tmp_path, *last, **files, data__streaming=True)
 
 
 def test_resume_keeps_the_precision(tmp_path, files, trained, monkeypatch):
@@ -183,6 +198,16 @@ def test_learning_rate_rises_and_falls():
     assert rates == pytest.approx([a * (1 - i / 10) for i, a in enumerate(rise)])
     assert schedule.get_last_lr()[0] == 0
     assert linear_decay(optimizer, 4, float("inf")).lr_lambdas[0](1_000) == 1
+
+
+def test_validate_needs_a_model_and_leaves_the_run_as_it_is(tmp_path, files, trained):
+    with pytest.raises(SystemExit, match="which model"):
+        run_training(tmp_path, "validate", **files)
+    shutil.copytree(trained, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    run_training(tmp_path / "run", "validate", "--ckpt_path", str(last), **files)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
 
 
 def test_validate_a_checkpoint(tmp_path, files, trained, capsys):
@@ -243,10 +268,20 @@ def test_fine_tuning_starts_from_the_model(tmp_path, files, trained):
     options = {"model__learning_rate": 0, "model__network__width": 64, "trainer__max_steps": 1}
     run_training(tmp_path, **files, **options, model__init_from=start, data__vocab_size=290)
     before, after = (load_file(f / "model.safetensors") for f in (start, tmp_path / "model"))
-    learned = [name for name in before if ".schedule." not in name]
+    counted = ".schedule.", "log_histogram"
+    learned = [name for name in before if not any(word in name for word in counted)]
     assert all(torch.equal(before[name], after[name]) for name in learned)
     for name in ("config.json", "tokenizer.json"):
         assert (start / name).read_text() == (tmp_path / "model" / name).read_text()
+
+
+def test_fine_tuning_counts_lengths_anew(tmp_path, files, trained):
+    file = tmp_path / "short.jsonl"
+    file.write_text('{"source": "a b c", "target": "a"}\n' * 40)
+    options = {"data__train_file": file, "data__validation_file": file, "trainer__max_steps": 1}
+    run_training(tmp_path, **files | options, model__init_from=trained / "model")
+    found = load_file(tmp_path / "model" / "model.safetensors")["length.log_histogram"].exp()
+    assert found.argmax() < 4 and found.max() > 0.95
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from textdiff.generation import Generation, generate_texts
 from textdiff.hardware import tune_allocator
 from textdiff.model import TextModel
 from textdiff.storage import find_folder, read_config
-from textdiff.twin import SYSTEMS
+from textdiff.twin import find_system
 
 __all__ = ["Generation", "TextDiffusion", "denoise", "generate", "infill", "load", "pipeline"]
 
@@ -35,9 +35,14 @@ def load(source: str | Path, device: str = "auto") -> TextModel:
     """
     folder = find_folder(source)
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device {chosen!r} is not here ({reason}); try cpu or auto") from None
     if chosen == "cpu":
         tune_allocator()
-    return SYSTEMS[read_config(folder).system].from_pretrained(folder, chosen)
+    return find_system(read_config(folder).system).from_pretrained(folder, chosen)
 
 
 def generate(
@@ -78,7 +83,8 @@ def infill(
     """Write the missing words of texts: everything around a gap is given and stays.
 
     Given words are clean from the first step on, as in training, so that every gap is written with all
-    that stands around it, on both sides, and with the other gaps.
+    that stands around it, on both sides, and with the other gaps. They stay as the tokenizer has them:
+    one that is not the package's own may lose their case.
 
     Args:
         model: a diffusion model, or where to load it from.

@@ -23,6 +23,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from textdiff.config import Config, named
@@ -71,6 +72,13 @@ class CLI(LightningCLI):
         self.config = parser.parse_args(args)
         config = self.config[self.config.subcommand]
         config.weights_only = True  # nothing pickled is ever loaded
+        if config.trainer.accelerator == "auto" and not torch.cuda.is_available():
+            if torch.backends.mps.is_available():  # it has no float64, which schedules need
+                config.trainer.accelerator = "cpu"
+        if self.config.subcommand != "fit":
+            if not (config.ckpt_path or config.model.init_from):
+                raise ValueError("validate: which model? give --ckpt_path or --model.init_from")
+            self.save_config_callback = None  # of a training, which stays
         if config.ckpt_path:
             saved = check_checkpoint(config.ckpt_path)["settings"]
             config.trainer.precision = config.trainer.precision or saved.get("precision")
@@ -94,8 +102,10 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
         root = Path(config["default_root_dir"])
-        if config["logger"] is None:
-            set_aside(root / "metrics.csv")
+        if self.subcommand != "fit":
+            kwargs["logger"] = False
+        elif config["logger"] is None:
+            rank_zero_only(set_aside)(root / "metrics.csv")
             kwargs["logger"] = [CSVLogger(root, "", ""), TensorBoardLogger(root, "tensorboard", "")]
         callbacks = [*(config["callbacks"] or []), Keep(), *EXTRA_CALLBACKS]
         if config["enable_checkpointing"] is not False:

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add_common(sub)
     sub = commands.add_parser("generate", help="write texts with a trained model")
     sub.add_argument("model", help="model directory or hub id")
-    sub.add_argument("file", nargs="?", help="one source (or prompt) per line; - = standard input")
+    sub.add_argument("file", nargs="?", help="one source (or prompt) per line or row; - = standard input")
     sub.add_argument("--num_samples", type=int, help="texts to write from nothing")
     sub.add_argument("--block_length", type=int, help="write that many tokens at a time, to any length")
     add_common(sub)
@@ -134,10 +134,8 @@ def summarize(
 
 def read_documents(file: str, column: str | None) -> Iterator[tuple[str, str]]:
     """Names and texts of documents: the rows of a table, or the whole of a text file, on one line."""
-    kind = Path(file.removesuffix(".gz")).suffix.lower()
-    if kind not in TABLES:
-        lines = read_lines(file)
-        yield file, " ".join(" ".join(lines).split())
+    if not is_table(file):
+        yield file, " ".join(read_text(file).split())
         return
     for number, row in enumerate(read(file), 1):
         known = [column] if column else [pair[0] for pair in KNOWN]
@@ -153,17 +151,17 @@ def write(model: str, file: str | None = None, device: str = "auto", **options: 
         raise ValueError("give a FILE with one source per line, or - to read standard input")
     if file is not None:
         key = "prompt" if loaded.config.conditioning == "none" else "sources"
-        options[key] = read_lines(file)
+        options[key] = read_texts(file)
     show(loaded, **options)
 
 
 def fill(model: str, file: str, sources: str | None = None, device: str = "auto", **options: Any) -> None:
     """Read texts with gaps or mistakes, write whole ones."""
-    options |= {"prompt": read_lines(file)}
+    options |= {"prompt": read_texts(file)}
     if "noise" in options:
         options.setdefault("decoder", "softmax")
     if sources is not None:
-        options["sources"] = read_lines(sources)
+        options["sources"] = read_texts(sources)
     show(load(model, device), **options)
 
 
@@ -219,18 +217,37 @@ def show(
         write_movie(made, movie)
 
 
-def read_lines(file: str) -> list[str]:
-    """Non-empty lines of a UTF-8 file or of standard input."""
+def is_table(file: str) -> bool:
+    """Whether the name is that of a file of rows."""
+    return Path(file.removesuffix(".gz")).suffix.lower() in TABLES
+
+
+def read_texts(file: str) -> list[str]:
+    """A text a line, or a row of a table.
+
+    Raises:
+        ValueError: an empty line between others: texts that are written must match those that are read.
+    """
+    if is_table(file):
+        return [text for _, text in read_documents(file, None)]
+    lines = [line.strip("\r") for line in read_text(file).rstrip().split("\n")]
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise ValueError(f"{file}, line {number}: empty; remove it or give it text")
+    return lines
+
+
+def read_text(file: str) -> str:
+    """The whole of a UTF-8 file or of standard input."""
     name = "standard input" if file == "-" else file
     data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not UTF-8 at byte {error.start}; convert it first") from None
-    lines = [line.strip("\r") for line in text.split("\n") if line.strip()]
-    if not lines:
+    if not text.strip():
         raise ValueError(f"{name} holds no text; give one source (or prompt) per line")
-    return lines
+    return text
 
 
 def dump(text: str, candidates: list[str], **more: str) -> str:

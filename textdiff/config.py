@@ -7,8 +7,16 @@ Spec = str | dict[str, Any]
 
 
 def named(spec: Spec) -> dict[str, Any]:
-    """A name alone, or a mapping, as a mapping."""
-    return {"name": spec} if isinstance(spec, str) else dict(spec)
+    """A name alone, or a mapping that has a name, as a mapping.
+
+    Raises:
+        ValueError: no name.
+    """
+    if isinstance(spec, str):
+        return {"name": spec}
+    if "name" not in spec:
+        raise ValueError(f"no name in {dict(spec)}: say whose options these are")
+    return dict(spec)
 
 
 def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:

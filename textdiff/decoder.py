@@ -6,6 +6,7 @@ token (with the ancestral step an exact sampler), `greedy` is Diffusion-LM's cla
 output `probs (B, L, V)`, rows sum to 1.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -22,8 +23,8 @@ class Decoder(ABC):
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
-        if temperature <= 0:
-            raise ValueError(f"decoder: temperature must be above 0, not {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"decoder: temperature must be finite and above 0, not {temperature}")
         self.temperature = temperature
 
     def __call__(self, logits: Tensor, noise: Noise) -> Tensor:

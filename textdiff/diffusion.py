@@ -121,6 +121,9 @@ class TextDiffusion(TextModel):
     def fit_data(self, data: Statistics) -> None:
         self.process.log_prior.copy_(log_unigram(data.token_counts()))
         self.process.fit(lambda count: classes_of(data.neighbours(), len(self.tokenizer), count))
+        self.fit_lengths(data)
+
+    def fit_lengths(self, data: Statistics) -> None:
         self.length.fit(data.length_counts())
 
     def read(self, source: Tensor | None, source_mask: Tensor | None) -> Context | None:

@@ -46,8 +46,8 @@ def _parquet(path: Path) -> Iterable[Any]:
     return chain.from_iterable(b.to_pylist() for b in parquet.ParquetFile(path).iter_batches())
 
 
-LINES = {".jsonl": _jsonl, ".json": _json, ".csv": csv.DictReader, ".txt": _text}
-LINES[".tsv"] = partial(csv.DictReader, delimiter="\t")
+LINES = {".jsonl": _jsonl, ".json": _json, ".csv": partial(csv.DictReader, strict=True), ".txt": _text}
+LINES[".tsv"] = partial(csv.DictReader, strict=True, delimiter="\t")
 
 
 def read(path: str | Path) -> Iterator[Any]:
@@ -75,6 +75,8 @@ def read(path: str | Path) -> Iterator[Any]:
 
 def _string(row: Any, column: str, where: str) -> str:
     found = list(row) if isinstance(row, dict) else [type(row).__name__]
+    if None in found:  # of a table
+        raise ValueError(f"{where}: more fields than columns; put quotes around texts with separators")
     if column not in found:
         raise ValueError(f"{where}: no column {column!r} among {found}; name it by text_column")
     if not isinstance(row[column], str):

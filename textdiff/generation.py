@@ -108,7 +108,8 @@ def generate_texts(
     numbers = {"length": length, "gap_length": gap_length}
     numbers |= {"candidates": candidates, "batch_size": batch_size}
     check(model, sources, prompt, num_samples, gap, numbers, seed, dtype)
-    options = choose(model, options, candidates, gap)
+    sized = length is not None or gap_length is not None
+    options = choose(model, options, candidates, sized, gap)
     task = prepare(model, sources, prompt, num_samples, candidates, gap)
     request = partial(
         make_request,
@@ -130,11 +131,12 @@ def generate_texts(
 
 
 def choose(
-    model: TextModel, options: dict[str, Any], candidates: int, gap: str | None = None
+    model: TextModel, options: dict[str, Any], candidates: int, sized: bool, gap: str | None = None
 ) -> dict[str, Any]:
     """The options of writing: the given ones over those that the model was saved with; controls bound.
 
-    Candidates of a text in blocks are drawn: they do not differ in a length. Gaps know no blocks.
+    Candidates whose lengths are given (`sized`), or unknown as in blocks, are drawn, as are those of the
+    autoregressive model: else they could be all alike. Gaps know no blocks.
     """
     unknown = set(options) - model.options
     if unknown:
@@ -143,13 +145,17 @@ def choose(
     own = {key: value for key, value in model.config.generation.items() if key in model.options}
     for name in unasked(options, gap):
         own.pop(name, None)
-    options = own | options
+    twin = candidates > 1 and model.system == "autoregressive"
+    options = own | ({"decoding": "sample"} if twin else {}) | options
+    if twin:
+        if (found := named(options["decoding"])["name"]) != "sample":
+            raise ValueError(f"candidates: texts written by {found} are all alike; use decoding='sample'")
+    elif candidates > 1 and (sized or options.get("block_length") is not None):
+        options = {"temperature": 1.0} | options
     for control in options.get("controls", ()):
         control.bind(model.tokenizer)
         if gap is not None and isinstance(control, WordAt):
             raise ValueError("control: a word at a place of a text with gaps; write it into the text")
-    if candidates > 1 and options.get("block_length") is not None:
-        options = {"decoder": "sample"} | options
     return options
 
 
@@ -212,11 +218,15 @@ def prepare(
     count = len(texts) if texts is not None else (num_samples or 1)
     encode, config = model.tokenizer.encode, model.config
     prompts = encode(list(prompt)) if prompt is not None else [[]] * count
+    if changed := [text for text in prompt or [] if model.tokenizer.decode(encode([text])) != [text]]:
+        warnings.warn(f"the model's tokenizer does not keep {changed[0][:60]!r} as it is", stacklevel=3)
     if gap is not None:
         prompts = model.tokenizer.encode_gaps(prompt, gap)
     marked = [config.source_prefix + text for text in sources or []]
     most = config.max_source_length if config.source_window is None else None
     read = cut(encode(marked), most) if sources is not None else None
+    # some tokenizers see nothing in a text; training reads it so as well
+    read = read and [ids or [model.tokenizer.sep_id] for ids in read]
     hidden = [0] * count
     if config.conditioning == "prefix":
         heads = [[*ids, model.tokenizer.sep_id] for ids in read]

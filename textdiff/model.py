@@ -131,6 +131,9 @@ class TextModel(nn.Module):
     def fit_data(self, data: Statistics) -> None:
         """Start from what can be counted."""
 
+    def fit_lengths(self, data: Statistics) -> None:
+        """Count lengths anew, for texts of another kind."""
+
     def loss(self, batch: dict[str, Tensor], seed: int) -> Losses:
         """Losses of a batch as `TextData` makes it; all randomness comes from `seed` and `index`."""
         raise NotImplementedError

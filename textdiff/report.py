@@ -76,9 +76,13 @@ class Report(L.Callback):
             return
         folder = Path(trainer.default_root_dir)
         model = module.evaluated.eval().to(trainer.strategy.root_device)
-        if trainer.ckpt_path is None and (earlier := set_aside(folder / "model")):
-            print(f"the model of an earlier run in {folder} is now {earlier}")
-        model.save_pretrained(folder / "model")
+        place = folder / "model"
+        if trainer.ckpt_path is None and place.exists():
+            model.save_pretrained(part := folder / "model.part")  # the disk may be full
+            print(f"the model of an earlier run in {folder} is now {set_aside(place)}")
+            part.rename(place)
+        else:
+            model.save_pretrained(place)
         plot_loss(self.curves, folder / "loss.png")
         seconds = time.perf_counter() - self.started
         metrics: dict[str, Any] = {"train_seconds": round(seconds, 1)}

@@ -25,7 +25,7 @@ from textdiff.generation import generate_texts
 from textdiff.metrics import bleu, rouge
 from textdiff.model import TextModel
 from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
-from textdiff.twin import SYSTEMS
+from textdiff.twin import SYSTEMS, find_system
 
 BUCKETS = 5
 DEFAULT = Config()
@@ -78,13 +78,12 @@ class Training(L.LightningModule):
             return
         data: TextData = self.trainer.datamodule
         self.choose_steps(data)
-        if self.network.system not in SYSTEMS:
-            raise ValueError(f"unknown system {self.network.system!r}: {', '.join(SYSTEMS)}")
         torch.manual_seed(self.seed)
-        kind = SYSTEMS[self.network.system]
+        kind = find_system(self.network.system)
         if self.init_from:
             self.model = kind.from_pretrained(self.init_from)
             check_fit(self.model, shape(self.network, data), data)
+            self.model.fit_lengths(data)
         else:
             self.model = kind(shape(self.network, data), data.tokenizer)
             self.model.fit_data(data)
@@ -113,6 +112,7 @@ class Training(L.LightningModule):
         optimizer = build(OPTIMIZERS, self.optimizer, self.model, self.learning_rate, self.weight_decay)
         steps = self.trainer.estimated_stepping_batches
         schedule = linear_decay(optimizer, self.warmup_steps, steps)
+        self.told = [(group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
@@ -167,14 +167,25 @@ class Training(L.LightningModule):
         """What must not change when training goes on from a checkpoint."""
         vocabulary = self.model.tokenizer.backend.to_str()
         own = {"optimizer": self.optimizer, "seed": self.seed, "tokenizer": crc32(vocabulary.encode())}
-        data = self.trainer.datamodule.hparams
-        own |= {"data.seed": data.seed, "global batch": data.batch_size * self.trainer.world_size}
         own["precision"] = self.trainer.precision
-        own["accumulate_grad_batches"] = self.trainer.accumulate_grad_batches
+        if self.trainer.state.fn == "fit":  # validation may take any data
+            own |= self.order()
         shape = {k: v for k, v in asdict(self.model.config).items() if k != "generation"}
         if shape["backbone"] is not None:
             shape["backbone"] = shape["backbone"]["config"]  # wherever it came from
         return own | shape
+
+    def order(self) -> dict[str, Any]:
+        """What decides which examples come when."""
+        trainer, data = self.trainer, self.trainer.datamodule
+        return {
+            "data.seed": data.hparams.seed,
+            "global batch": data.hparams.batch_size * trainer.world_size,
+            "streaming": data.hparams.streaming,
+            "shuffle_buffer": data.hparams.shuffle_buffer,
+            "batches an epoch": data.batches_of(trainer.world_size),
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["position"], checkpoint["settings"] = self.position, self.settings()
@@ -192,6 +203,12 @@ class Training(L.LightningModule):
         self.pending = checkpoint["pending"]
 
     def on_train_start(self) -> None:
+        # a checkpoint brings the rates of its run; those that this run was told hold
+        scheduler = self.lr_schedulers()
+        scheduler.base_lrs = [rate for rate, _ in self.told]
+        rules = zip(scheduler.optimizer.param_groups, self.told, scheduler.lr_lambdas, strict=True)
+        for group, (rate, decay), rule in rules:
+            group |= {"initial_lr": rate, "weight_decay": decay, "lr": rate * rule(scheduler.last_epoch)}
         for name, parameter in self.model.named_parameters():
             if name in self.pending:
                 parameter.grad = self.pending[name].to(parameter.device)

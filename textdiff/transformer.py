@@ -173,7 +173,7 @@ class Transformer(nn.Module):
         self.reset(depth)
 
     def reset(self, depth: int) -> None:
-        """Normal(0, 0.02) weights, the residual outputs scaled by 1 / sqrt(2 depth) (GPT-2)."""
+        """Normal(0, 1 / inputs) weights, the residual outputs scaled by 1 / sqrt(2 depth) (GPT-2)."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 residual = name.endswith(("out.weight", "feed.2.weight"))

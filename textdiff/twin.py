@@ -16,6 +16,7 @@ as the `transformers` library does. Like there an EOS counts if it is among the 
 and a search ends when K texts are finished and none scores below the best unfinished one as it stands.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -233,8 +234,8 @@ class Sample(Greedy):
     """Every token drawn, by inverting the cumulative distribution of logits / `temperature`."""
 
     def __init__(self, temperature: float = 1.0) -> None:
-        if temperature <= 0:
-            raise ValueError(f"sample: temperature must be above 0, not {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"sample: temperature must be finite and above 0, not {temperature}")
         self.temperature = temperature
 
     def __call__(self, writer: Writer, request: Request) -> list[list[int]]:
@@ -292,3 +293,14 @@ class Beam:
 
 DECODINGS: dict[str, type] = {"greedy": Greedy, "sample": Sample, "beam": Beam}
 SYSTEMS: dict[str, type[TextModel]] = {"diffusion": TextDiffusion, "autoregressive": Twin}
+
+
+def find_system(name: str) -> type[TextModel]:
+    """The class of a `Config.system`.
+
+    Raises:
+        ValueError: no such system.
+    """
+    if name not in SYSTEMS:
+        raise ValueError(f"unknown system {name!r}; choose one of: {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]

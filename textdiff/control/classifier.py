@@ -74,7 +74,7 @@ class SequenceClassifier(Classifier):
 
         try:
             network, told = AutoModelForSequenceClassification.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True
+                source, use_safetensors=True, output_loading_info=True, dtype=torch.float32
             )
             self.own = Tokenizer.load(cached_file(source, "tokenizer.json"))
         except (OSError, ValueError) as error:

@@ -119,8 +119,17 @@ class Contain(Words):
     def __str__(self) -> str:
         return f"one of {', '.join(self.words)}"
 
+    @property
+    def size(self) -> int:
+        """Tokens of the shortest of the words."""
+        return min(map(len, self.patterns))
+
+    def within(self, other: "Contain") -> bool:
+        """Whether a text with `other` has this as well: "art" stands in "artist"."""
+        return all(any(word in longer for word in self.words) for longer in other.words)
+
     def least(self, given: Tensor) -> Tensor:
-        return given + min(map(len, self.patterns)) + 1
+        return given + self.size + 1
 
     def per_token(self, view: View) -> Tensor:
         absent = torch.zeros_like(view.probs, dtype=torch.float64)

@@ -44,6 +44,7 @@ class Resampling(Sampler):
             raise ValueError(f"repaint: repeats must be at least 1, not {repeats}")
         self.sampler, self.repeats = sampler, min(repeats, max(1, sampler.steps - 1))
         self.cost = self.repeats * sampler.cost
+        self.gaussian, self.draws, self.shifts = sampler.gaussian, sampler.draws, sampler.shifts
 
     def times(self, schedule: Schedule) -> Tensor:
         """As even as the sampler's, but fewer."""
