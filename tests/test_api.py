@@ -230,8 +230,9 @@ def test_rows_of_a_table_are_read_as_texts(trained, unconditional, tmp_path, cap
 def test_candidates_of_one_length_differ(options):
     from test_blocks import make_model
 
-    prompt = {"prompt": ["a ___ b"]} if "gap" in options else {"num_samples": 1}
-    made = generate_texts(make_model(process="masked"), candidates=4, **prompt, **options)
+    prompt = ["a ___ b"] if "gap" in options else None
+    model = make_model("cross", process="masked")
+    made = generate_texts(model, ["ab"], prompt=prompt, candidates=4, **options)
     assert len(set(made.candidates[0])) > 1
 
 

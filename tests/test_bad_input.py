@@ -69,6 +69,7 @@ def test_files(tmp_path, match, content):
     ("name", "match", "line"),
     [
         ("train.csv", "train.csv, row 3: more fields than columns; put quotes", b"one, two, three\n"),
+        ("train.csv", "train.csv, line 4: .*; correct the file", b'"Good" news,good\n'),
         ("train.tsv", "train.tsv, line 4: .*; correct the file", b'"Good" news\tgood\n'),
     ],
 )

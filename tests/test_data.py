@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from textdiff import data as module
-from textdiff.batches import arrange, pad, ranked
+from textdiff.batches import arrange, pad, pieces, ranked
 from textdiff.data import TextData
 from textdiff.files import read
 
@@ -557,3 +557,11 @@ def test_few_empty_rows_are_dropped_and_reported(tmp_path, said):
 def test_a_missing_split_is_named(files):
     with pytest.raises(ValueError, match="no test data: give test_file"):
         ready(**files).test_dataloader()
+
+
+def test_no_piece_of_a_text_is_its_end_alone():
+    for size, length in itertools.product(range(2, 6), range(1, 20)):
+        text = list(range(length))
+        parts = list(pieces(text, size))
+        assert sum(parts, []) == text and max(map(len, parts)) <= size
+        assert len(parts[-1]) > 1 or length == 1
