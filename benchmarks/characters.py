@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             rows.append({"system": name, **row})
             print(rows[-1], flush=True)
         if not written:
-            texts = [example.target for example in data.examples("test")][: options.samples]
+            texts = common.spaced([one.target for one in data.examples("test")], options.samples)
             written.append({"system": "data", "metrics": spread([spelling(texts, known)])})
         written += samples(name, model, known, options)
     details = common.asked(options) | {"budget": budgets, "evaluations": options.evaluations}

@@ -164,6 +164,11 @@ def budgets_in_words(budgets: dict[str, dict[str, Any]]) -> str:
     return "Training: " + "; ".join(parts) + "."
 
 
+def spaced(rows: list[Any], count: int) -> list[Any]:
+    """`count` of the rows, or all, from everywhere: neighbours are pieces of one text."""
+    return rows[:: max(1, len(rows) // count)][:count]
+
+
 def span(values: list[float]) -> Metric:
     """Mean and range, over seeds."""
     return {"mean": statistics.mean(values), "low": min(values), "high": max(values)}

@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     data = TextData(**files, tokenizer=str(folder / "judge" / "model"), max_target_length=size)
     data.setup("test")
     train = [example.target for example in data.examples("train")]
-    test = [[*ids] for _, ids in data.table("test")][: options.samples]
+    test = common.spaced([[*ids] for _, ids in data.table("test")], options.samples)
     rows = [{"system": "data", "metrics": spread([report(test, train, judge)])}]
     settings = [("autoregressive", {"decoding": "sample"})]
     ways = [

@@ -85,7 +85,7 @@ def table(result: dict[str, Any], columns: tuple[str, ...]) -> str:
     rows: list[list[str]] = []
     for row in result["rows"]:
         seconds = f"{row['seconds_per_example']:.3f}" if "seconds_per_example" in row else ""
-        nfe = f"{row['nfe']:.3g}" if "nfe" in row else ""  # a mean, where texts differ
+        nfe = f"{round(row['nfe'], 1):g}" if "nfe" in row else ""  # a mean, where texts differ
         cells = [row["system"], how(row), nfe, seconds]
         for name in columns:
             ratio = name == "length_ratio"

@@ -59,8 +59,8 @@ BUGS = [
     Bug(
         "several words share the room of one",
         "control/steering.py",
-        "words = sum(one.size",
-        "words = 0 * sum(one.size",
+        "given + sum(wanted.values()) + 1",
+        "given + max([1, *wanted.values()]) + 1",
         "control",
     ),
     Bug(
@@ -80,14 +80,14 @@ BUGS = [
     Bug(
         "a new run takes the place of a model",
         "report.py",
-        "if trainer.ckpt_path is None and place.exists():",
+        "if self.earlier and place.exists():",
         "if False:",
         "train",
     ),
     Bug(
         "a run that goes on sets its model aside",
         "report.py",
-        "if trainer.ckpt_path is None and place.exists():",
+        "if self.earlier and place.exists():",
         "if place.exists():",
         "train",
     ),

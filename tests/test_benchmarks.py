@@ -8,16 +8,19 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import run_training
+from matplotlib.figure import Figure
 
 import textdiff
 from textdiff.config import Config
 from textdiff.data import TextData
+from textdiff.generation import generate_texts
 from textdiff.tokenizer import Tokenizer
 from textdiff.train import Training
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import ablation
 import characters
+import common
 import infilling
 import unconditional
 
@@ -95,11 +98,28 @@ def test_words_of_samples_are_counted_whole():
     assert found["word_length"] == 12 / 5
 
 
-def test_a_picture_of_text_from_nothing(tmp_path):
+def test_a_picture_of_text_from_nothing(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes))
     metrics = {name: {"mean": 2.0} for name in ("entropy", "judge_perplexity", "distinct_2")}
     rows = [{"system": "data", "metrics": metrics}]
     rows += [{"system": "embedding", "sampler": "ddim", "nfe": n, "metrics": metrics} for n in (4, 8)]
     parts = [{"part": i, "texts": 1, "metrics": metrics} for i in range(3)]
     for long in ({}, {"long": parts}):
         unconditional.plot({"rows": rows, **long}, tmp_path / "plot.png")
-        assert (tmp_path / "plot.png").stat().st_size > 10_000
+    assert [[len(panel.lines) for panel in panels] for panels in drawn] == [[2], [2, 3]]
+
+
+def test_some_rows_from_everywhere():
+    assert common.spaced(list(range(10)), 3) == [0, 3, 6] and common.spaced([1, 2], 5) == [1, 2]
+
+
+def test_candidates_of_the_twin_are_drawn(twin, monkeypatch):
+    made = generate_texts(twin, ["A rainy day."], candidates=4)
+    assert len(set(made.candidates[0])) > 1
+    cool = {"decoding": {"name": "sample", "temperature": 1e-3}}
+    monkeypatch.setattr(twin.config, "generation", cool)
+    made = generate_texts(twin, ["A rainy day."], candidates=4)
+    assert len(set(made.candidates[0])) == 1  # as saved
+    with pytest.raises(ValueError, match="written by beam are all alike"):
+        generate_texts(twin, ["A rainy day."], candidates=2, decoding="beam")

@@ -116,7 +116,23 @@ def test_a_model_of_an_earlier_run_is_kept(tmp_path, files, capsys):
     assert differences(new, old)
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     run_training(tmp_path, "--ckpt_path", str(checkpoint), **files, model__seed=1)
-    assert not (tmp_path / "model-2").exists()  # the same run, gone on with
+    assert (tmp_path / "model-1").exists() and not (tmp_path / "model-3").exists()
+
+
+def test_a_model_of_an_earlier_run_outlives_a_run_in_two_parts(tmp_path, files):
+    run_training(tmp_path, **files)
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    path = interrupt(tmp_path, 3, **files, model__seed=1)
+    run_training(tmp_path, "--ckpt_path", str(path), **files, model__seed=1)
+    assert (tmp_path / "model-1" / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() != before
+
+
+def test_a_run_that_goes_on_keeps_one_model(tmp_path, files):
+    path = interrupt(tmp_path, 3, **files)
+    run_training(tmp_path, "--ckpt_path", str(path), **files)
+    run_training(tmp_path, "--ckpt_path", str(path), **files)
+    assert not (tmp_path / "model-1").exists()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -200,14 +216,24 @@ def test_learning_rate_rises_and_falls():
     assert linear_decay(optimizer, 4, float("inf")).lr_lambdas[0](1_000) == 1
 
 
+class StopValidation(L.Callback):
+    def on_validation_batch_start(self, *_):
+        raise KeyboardInterrupt
+
+
 def test_validate_needs_a_model_and_leaves_the_run_as_it_is(tmp_path, files, trained):
     with pytest.raises(SystemExit, match="which model"):
         run_training(tmp_path, "validate", **files)
     shutil.copytree(trained, tmp_path / "run")
-    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     run_training(tmp_path / "run", "validate", "--ckpt_path", str(last), **files)
-    assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        options = {**files, "callbacks": [StopValidation()]}
+        run_training(tmp_path / "run", "validate", "--ckpt_path", str(last), **options)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    start = {"model__init_from": trained / "model", "data__train_file": "null"}
+    run_training(tmp_path / "run", "validate", **files | start)
 
 
 def test_validate_a_checkpoint(tmp_path, files, trained, capsys):

@@ -230,7 +230,9 @@ def read_texts(file: str) -> list[str]:
     """
     if is_table(file):
         return [text for _, text in read_documents(file, None)]
-    lines = [line.strip("\r") for line in read_text(file).rstrip().split("\n")]
+    lines = [line.strip("\r") for line in read_text(file).split("\n")]
+    while not lines[-1].strip():
+        lines.pop()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise ValueError(f"{file}, line {number}: empty; remove it or give it text")

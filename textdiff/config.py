@@ -7,16 +7,8 @@ Spec = str | dict[str, Any]
 
 
 def named(spec: Spec) -> dict[str, Any]:
-    """A name alone, or a mapping that has a name, as a mapping.
-
-    Raises:
-        ValueError: no name.
-    """
-    if isinstance(spec, str):
-        return {"name": spec}
-    if "name" not in spec:
-        raise ValueError(f"no name in {dict(spec)}: say whose options these are")
-    return dict(spec)
+    """A name alone, or a mapping, as a mapping."""
+    return {"name": spec} if isinstance(spec, str) else dict(spec)
 
 
 def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:
@@ -27,6 +19,8 @@ def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:
     """
     options = named(spec)
     name = options.pop("name", None)
+    if name is None:
+        raise ValueError(f"no name in {options}: say whose options these are")
     if name not in registry:
         raise ValueError(f"unknown name {name!r}; choose one of: {', '.join(registry)}")
     try:

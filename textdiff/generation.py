@@ -23,6 +23,7 @@ from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
 from textdiff.rerank import rerank
+from textdiff.tokenizer import STAND_IN
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
 
@@ -136,7 +137,7 @@ def choose(
     """The options of writing: the given ones over those that the model was saved with; controls bound.
 
     Candidates whose lengths are given (`sized`), or unknown as in blocks, are drawn, as are those of the
-    autoregressive model: else they could be all alike. Gaps know no blocks.
+    autoregressive model, unless a decoder is named: they could be all alike. Gaps know no blocks.
     """
     unknown = set(options) - model.options
     if unknown:
@@ -146,9 +147,11 @@ def choose(
     for name in unasked(options, gap):
         own.pop(name, None)
     twin = candidates > 1 and model.system == "autoregressive"
-    options = own | ({"decoding": "sample"} if twin else {}) | options
+    if twin and named(own.get("decoding", "greedy")).get("name") != "sample":
+        own["decoding"] = "sample"
+    options = own | options
     if twin:
-        if (found := named(options["decoding"])["name"]) != "sample":
+        if (found := named(options["decoding"]).get("name")) != "sample":
             raise ValueError(f"candidates: texts written by {found} are all alike; use decoding='sample'")
     elif candidates > 1 and (sized or options.get("block_length") is not None):
         options = {"temperature": 1.0} | options
@@ -163,7 +166,7 @@ def unasked(options: dict[str, Any], gap: str | None) -> list[str]:
     """Saved options that a request of another kind does not mean."""
     special = options.get("noise") is not None or options.get("given", "conditional") != "conditional"
     names = ["block_length"] if gap is not None or special else []
-    if named(options.get("sampler", "confidence"))["name"] in ("ode", "langevin"):
+    if named(options.get("sampler", "confidence")).get("name") in ("ode", "langevin"):
         names.append("steps")  # theirs are many
     return [*names, "sampler"] if special else names
 
@@ -218,7 +221,8 @@ def prepare(
     count = len(texts) if texts is not None else (num_samples or 1)
     encode, config = model.tokenizer.encode, model.config
     prompts = encode(list(prompt)) if prompt is not None else [[]] * count
-    if changed := [text for text in prompt or [] if model.tokenizer.decode(encode([text])) != [text]]:
+    shown = [text if gap is None else text.replace(gap, STAND_IN) for text in prompt or []]
+    if changed := [text for text in shown if model.tokenizer.decode(encode([text])) != [text]]:
         warnings.warn(f"the model's tokenizer does not keep {changed[0][:60]!r} as it is", stacklevel=3)
     if gap is not None:
         prompts = model.tokenizer.encode_gaps(prompt, gap)

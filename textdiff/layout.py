@@ -27,7 +27,7 @@ def check_given(given: str, noise: float | None, options: dict[str, Any]) -> Non
     if given == "conditional" and noise is None:
         return
     what = f"given={given}" if noise is None else "repairing a text"
-    if named(options.get("sampler", "ancestral"))["name"] in ("confidence", "ode", "dpm", "langevin"):
+    if named(options.get("sampler", "ancestral")).get("name") in ("confidence", "ode", "dpm", "langevin"):
         raise ValueError(f"{what} is for samplers that go step by step, such as ancestral")
     if options.get("block_length") is not None or options.get("controls"):
         raise ValueError(f"{what} knows no block_length and no controls; leave them out")

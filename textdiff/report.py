@@ -36,17 +36,21 @@ class Report(L.Callback):
     def __init__(self, examples: int = 300, show: int = 5) -> None:
         self.examples, self.show = examples, show
         self.curves: dict[str, list[tuple[int, float]]] = {"loss": [], "val_loss": []}
+        self.earlier = False  # whether another run has left a model here
 
     def state_dict(self) -> dict[str, Any]:
-        return {"curves": self.curves}
+        return {"curves": self.curves, "earlier": self.earlier}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.curves = state_dict["curves"]
+        self.curves, self.earlier = state_dict["curves"], state_dict.get("earlier", False)
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.started = time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        root = Path(trainer.default_root_dir).resolve()
+        if trainer.ckpt_path is None or root not in Path(trainer.ckpt_path).resolve().parents:
+            self.earlier = (root / "model").exists()
         if trainer.is_global_zero:
             size = sum(p.numel() for p in module.model.parameters()) / 1e6
             steps, epoch = trainer.estimated_stepping_batches, trainer.num_training_batches
@@ -77,7 +81,7 @@ class Report(L.Callback):
         folder = Path(trainer.default_root_dir)
         model = module.evaluated.eval().to(trainer.strategy.root_device)
         place = folder / "model"
-        if trainer.ckpt_path is None and place.exists():
+        if self.earlier and place.exists():
             model.save_pretrained(part := folder / "model.part")  # the disk may be full
             print(f"the model of an earlier run in {folder} is now {set_aside(place)}")
             part.rename(place)
@@ -120,7 +124,7 @@ class Keep(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, error: BaseException) -> None:
         self.on_train_end()
-        if not isinstance(error, KeyboardInterrupt) or module.model is None:
+        if not isinstance(error, KeyboardInterrupt) or module.model is None or trainer.state.fn != "fit":
             return
         path = Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt"
         trainer.save_checkpoint(path)

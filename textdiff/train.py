@@ -83,7 +83,8 @@ class Training(L.LightningModule):
         if self.init_from:
             self.model = kind.from_pretrained(self.init_from)
             check_fit(self.model, shape(self.network, data), data)
-            self.model.fit_lengths(data)
+            if self.trainer.state.fn == "fit":
+                self.model.fit_lengths(data)
         else:
             self.model = kind(shape(self.network, data), data.tokenizer)
             self.model.fit_data(data)

@@ -67,30 +67,22 @@ def full(x_t: Tensor) -> torch.autocast:
 
 
 def least_length(controls: Sequence[Control], given: Tensor) -> Tensor:
-    """Tokens, EOS included, that texts with `given (B,)` first tokens need for all controls, `(B,)`."""
-    wanted = [control for control in controls if isinstance(control, Contain)]
-    # words that come with another word take no room of their own; of two alike one does
-    told = [
-        any(
-            one.within(other) and (j < i or not other.within(one))
-            for j, other in enumerate(wanted)
-            if j != i
-        )
-        for i, one in enumerate(wanted)
-    ]
-    words = sum(one.size for one, free in zip(wanted, told, strict=True) if not free)
-    return torch.stack([given + words + 1, *(control.least(given) for control in controls)]).amax(0)
+    """Tokens `(B,)`, EOS included, with room for all controls after `given (B,)` first ones."""
+    wanted = {tuple(sorted(one.words)): one.size for one in controls if isinstance(one, Contain)}
+    room = given + sum(wanted.values()) + 1
+    return torch.stack([room, *(control.least(given) for control in controls)]).amax(0)
 
 
 def refuse_short(controls: Sequence[Control], given: Tensor, length: Tensor) -> None:
-    """Refuse texts of `length (B,)` tokens that leave no room for what is asked for."""
-    wanted = "; ".join(str(control) for control in controls if isinstance(control, Contain | WordAt))
-    for n, most in zip(least_length(controls, given).tolist(), length.tolist(), strict=True):
-        if wanted and n > most:
-            raise ValueError(
-                f"control: {wanted} needs {n} tokens, EOS included, but a text has {most}; ask for "
-                "a longer one by length="
-            )
+    """Refuse texts of `length (B,)` tokens too short for one of the controls; several may overlap."""
+    for control in controls:
+        least = control.least(given)
+        for n, most in zip(least.tolist(), length.tolist(), strict=True):
+            if n > most:
+                raise ValueError(
+                    f"control: {control} needs {n} tokens, EOS included, but a text has {most}; ask for "
+                    "a longer one by length="
+                )
 
 
 def steer(denoiser: nn.Module, controls: Sequence[Control], sampler: Sampler) -> nn.Module:

@@ -124,10 +124,6 @@ class Contain(Words):
         """Tokens of the shortest of the words."""
         return min(map(len, self.patterns))
 
-    def within(self, other: "Contain") -> bool:
-        """Whether a text with `other` has this as well: "art" stands in "artist"."""
-        return all(any(word in longer for word in self.words) for longer in other.words)
-
     def least(self, given: Tensor) -> Tensor:
         return given + self.size + 1
 
