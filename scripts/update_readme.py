@@ -139,13 +139,36 @@ def summaries() -> str:
 
 
 def unconditional() -> str:
-    """All results of text from nothing, with samples."""
+    """All results of text from nothing, with samples, and of texts written block by block."""
     parts = []
-    for _, result in results("unconditional"):
+    for stem, result in results("unconditional"):
         title = f"**{result['dataset']}**, written from nothing: {budget(result)}, one training seed."
-        shown = "\n>\n".join(f"> {text}" for text in result["rows"][-1]["examples_shown"][:3])
-        parts.append(f"{title}\n\n{table(result, FREE)}\n\nSamples of the last row:\n\n{shown}")
+        parts += [title, table(result, FREE), f"![perplexity against entropy](results/{stem}.png)"]
+        last = {row["system"]: row for row in result["rows"] if "examples_shown" in row}
+        shown = [f"> {name}, {how(row)}: {row['examples_shown'][0]}" for name, row in last.items()]
+        parts += ["Samples, the first of the last row of every system:", "\n>\n".join(shown)]
+        parts += long_texts(result["long"]) if "long" in result else []
     return "\n\n".join(parts)
+
+
+def long_texts(rows: list[dict[str, Any]]) -> list[str]:
+    """Time a token by the length of a text; figures of its parts."""
+    whole = [row for row in rows if "length" in row]
+    told = whole[0]
+    title = (
+        f"Long texts of `{told['system']}`, in blocks of {told['block_length']} tokens, {told['steps']} "
+    )
+    title += "steps a block:"
+    lines = head(["tokens", "NFE", "ms a token of a text"], 0)
+    for row in whole:
+        milliseconds = f"{1000 * row['seconds_per_token']:.1f}"
+        lines.append(line([f"{row['mean_length']:,.0f}", f"{row['nfe']:,}", milliseconds]))
+    names = [name for name in FREE if name in rows[-2]["metrics"]]
+    more = head(["part", "texts", *(NAMES[name] for name in names)], 0)
+    for row in (row for row in rows if "part" in row):
+        cells = [str(row["part"] + 1), str(row["texts"])]
+        more.append(line([*cells, *(cell(row["metrics"][name]) for name in names)]))
+    return [title, "\n".join(lines), "The same texts, part by part of 64 tokens:", "\n".join(more)]
 
 
 def control_row(process: str, free: float, what: str, rates: list[Any], row: dict[str, Any]) -> str:
