@@ -19,6 +19,7 @@ import torch
 
 from textdiff.batches import pad as pad_ids
 from textdiff.batches import to_device
+from textdiff.control import AtLeast
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import unconditional_report
@@ -81,7 +82,7 @@ def report(rows: list[list[int]], train: list[str], judge: TextModel) -> Report:
 def long_rows(
     model: TextModel, judge: TextModel, train: list[str], options: argparse.Namespace
 ) -> list[Row]:
-    """Texts of many tokens, block by block: figures of every part of them, and seconds a token."""
+    """Texts of many tokens, block by block, none ending before: every part of them, seconds a token."""
     rows, how = [], {"sampler": "confidence", "decoder": "sample", "steps": options.block_steps}
     for length in (options.long // 4, options.long // 2, options.long):
         made = generate_texts(
@@ -89,6 +90,7 @@ def long_rows(
             num_samples=options.long_samples,
             block_length=options.block_length,
             length=length,
+            controls=[AtLeast(length - 1)],
             dtype="auto",
             **how,
         )

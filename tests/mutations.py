@@ -29,6 +29,13 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "texts end where they must not",
+        "control/words.py",
+        "out[:, : self.tokens, self.eos_id] =",
+        "out[:, self.tokens :, self.eos_id] =",
+        "control",
+    ),
+    Bug(
         "a resumed run keeps its old rates",
         "train.py",
         "        scheduler.base_lrs = [rate for rate, _ in self.told]\n",

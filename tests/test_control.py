@@ -11,6 +11,7 @@ from test_oracle import OneStream, make_process
 from torch import Tensor
 
 from textdiff.control import (
+    AtLeast,
     Avoid,
     Classifier,
     Contain,
@@ -429,6 +430,15 @@ def test_several_words_need_room_for_all():
         model, prompt=["few ___ words"], gap="___", gap_length=1, steps=2, controls=both
     )
     assert made.texts[0].startswith("few") and made.texts[0].endswith("words")
+
+
+@pytest.mark.parametrize("options", [{}, {"block_length": 4, "length": 40}])
+def test_no_text_ends_too_soon(options):
+    model = make_model(vocabulary=275)
+    free = generate_texts(model, num_samples=20, steps=3, **options)
+    made = generate_texts(model, num_samples=20, steps=3, controls=[AtLeast(9)], **options)
+    assert min(map(len, free.ids)) < 10 <= min(map(len, made.ids))
+    assert all(model.tokenizer.eos_id not in ids[:9] for ids in made.ids)
 
 
 def test_one_of_several_words_may_be_barred():

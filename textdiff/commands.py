@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from textdiff.api import GAP, load
-from textdiff.control import Avoid, Contain, SequenceClassifier
+from textdiff.control import AtLeast, Avoid, Contain, SequenceClassifier
 from textdiff.files import KNOWN, LINES, example_of, read
 from textdiff.generation import generate_texts
 from textdiff.model import TextModel
@@ -102,6 +102,7 @@ def add_common(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
     sub.add_argument("--must_contain", nargs="+", metavar="WORD", help="words that must occur")
     sub.add_argument("--must_avoid", nargs="+", metavar="WORD", help="words that must not occur")
+    sub.add_argument("--min_length", type=int, help="tokens before which no text ends")
     sub.add_argument("--classifier", help="sequence classifier that steers: a local directory or hub id")
     sub.add_argument("--label", help="the class that it shall see")
     sub.add_argument("--control_weight", type=float, default=1.0, help="of words and classifier")
@@ -195,6 +196,7 @@ def show(
     movie: str | None = None,
     must_contain: Sequence[str] = (),
     must_avoid: Sequence[str] = (),
+    min_length: int | None = None,
     classifier: str | None = None,
     label: str | None = None,
     control_weight: float = 1.0,
@@ -203,6 +205,7 @@ def show(
     """Write texts, under controls, and print them."""
     controls = [Contain(word, control_weight) for word in must_contain]
     controls += [Avoid(word, control_weight) for word in must_avoid]
+    controls += [AtLeast(min_length)] if min_length is not None else []
     if (classifier is None) != (label is None):
         raise ValueError("--classifier and --label go together: give both")
     if classifier is not None:

@@ -4,9 +4,10 @@ from textdiff.control.classifier import Classifier, SequenceClassifier
 from textdiff.control.control import Control, View
 from textdiff.control.score import TextScore
 from textdiff.control.steering import Shifted, Steered, least_length, refuse_short, steer
-from textdiff.control.words import Avoid, Contain, WordAt
+from textdiff.control.words import AtLeast, Avoid, Contain, WordAt
 
 __all__ = [
+    "AtLeast",
     "Avoid",
     "Classifier",
     "Contain",

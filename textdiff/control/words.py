@@ -181,3 +181,31 @@ class WordAt(Control):
             out[:, self.place + r] = never
             out[:, self.place + r, token] = 0.0
         return out
+
+
+class AtLeast(Control):
+    """A text does not end before so many tokens.
+
+    Args:
+        tokens: how many, EOS not counted.
+    """
+
+    def __init__(self, tokens: int, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        if tokens < 1:
+            raise ValueError(f"control: a text of at least {tokens} tokens is any; give 1 or more")
+        self.tokens = tokens
+
+    def __str__(self) -> str:
+        return f"a text of at least {self.tokens} tokens"
+
+    def bind(self, tokenizer: Tokenizer) -> None:
+        self.eos_id = tokenizer.eos_id
+
+    def least(self, given: Tensor) -> Tensor:
+        return torch.full_like(given, self.tokens + 1)
+
+    def per_token(self, view: View) -> Tensor:
+        out = torch.zeros_like(view.probs)
+        out[:, : self.tokens, self.eos_id] = torch.tensor(FLOOR).log().item()
+        return out
