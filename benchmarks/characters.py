@@ -149,7 +149,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
         errors = [2 * best[name]["standard_error"] for name in order]
         bars = panel.barh([f"{name} ({best[name]['kind']})" for name in order], values, xerr=errors)
         panel.bar_label(bars, fmt="%.2f", padding=6)
-        panel.set(xlabel=f"bits a character, {result['dataset']} {result['split']}", xlim=(0, 1.12 * max(values)))
+        panel.set(
+            xlabel=f"bits a character, {result['dataset']} {result['split']}",
+            xlim=(0, 1.12 * max(values)),
+        )
 
 
 def main() -> None:
