@@ -73,7 +73,9 @@ def test_the_density_of_a_simplex_starts_where_its_corners_stand():
     assert (found - exact).abs().max() < 0.3
 
 
-@pytest.mark.parametrize(("probes", "schedule"), [(None, "ve"), (60, "cosine")])
+@pytest.mark.parametrize(
+    ("probes", "schedule"), [pytest.param(None, "ve", marks=pytest.mark.slow), (60, "cosine")]
+)
 def test_the_density_of_open_words_is_the_conditional_one(probes, schedule):
     """log p(four noisy words | the other four), with the trace exact or from random directions."""
     process, ids = exact_process("embedding", SCHEDULES[schedule](-5.0, 8.0)), LANGUAGE.sample(3, seed=4)
