@@ -45,14 +45,7 @@ WAYS = ({"sampler": "confidence", "decoder": "sample"}, {"sampler": "ancestral",
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="characters")
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--train_file", required=True)
-    parser.add_argument("--validation_file")
-    parser.add_argument("--test_file", required=True)
-    parser.add_argument("--text_column", default="text")
-    common.add_budget(parser)
-    parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the autoregressive model")
+    common.add_texts(parser, "characters")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--bounds", nargs="+", default=["order", "diffusion"])
     parser.add_argument("--evaluations", type=int, default=16, help="terms of a bound, a piece")
@@ -86,11 +79,6 @@ def spelling(texts: list[str], known: set[str]) -> dict[str, float]:
     }
 
 
-def spread(reports: list[dict[str, float]]) -> dict[str, common.Metric]:
-    """Mean and range over seeds."""
-    return {name: common.span([report[name] for report in reports]) for name in reports[0]}
-
-
 def samples(
     system: str, model: TextModel, known: set[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
@@ -100,7 +88,7 @@ def samples(
     for way in [{"decoding": "sample"}] if model.system == TWIN else ways:
         shared = {"num_samples": options.samples, "dtype": "auto", **way}
         made = [generate_texts(model, seed=seed, **shared) for seed in range(options.seeds)]
-        metrics = spread([spelling(one.texts, known) for one in made])
+        metrics = common.spread([spelling(one.texts, known) for one in made])
         rows.append({"system": system, **way, "nfe": made[0].nfe, "metrics": metrics})
         rows[-1]["examples_shown"] = made[0].texts[:4]
         print({k: v for k, v in rows[-1].items() if k != "examples_shown"}, flush=True)
@@ -131,7 +119,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             print(rows[-1], flush=True)
         if not written:
             texts = common.spaced([one.target for one in data.examples("test")], options.samples)
-            written.append({"system": "data", "metrics": spread([spelling(texts, known)])})
+            written.append({"system": "data", "metrics": common.spread([spelling(texts, known)])})
         written += samples(name, model, known, options)
     details = common.asked(options) | {"budget": budgets, "evaluations": options.evaluations}
     return result | details | {"rows": rows, "samples": written}

@@ -89,6 +89,18 @@ def add_budget(parser: argparse.ArgumentParser, minutes: float = 15) -> None:
     parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
 
 
+def add_texts(parser: argparse.ArgumentParser, config: str) -> None:
+    """The flags of a benchmark that trains on texts alone."""
+    parser.add_argument("--config", default=config)
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--train_file", required=True)
+    parser.add_argument("--validation_file")
+    parser.add_argument("--test_file", required=True)
+    parser.add_argument("--text_column", default="text")
+    add_budget(parser)
+    parser.add_argument("--set_twin", nargs="*", default=[], help="and those of autoregressive models")
+
+
 def steps_of(asked: list[str], name: str) -> int | None:
     """The steps that `--steps` asks for: those of this name, else those of all."""
     told = dict(("", one) if "=" not in one else one.split("=") for one in asked)
@@ -172,6 +184,11 @@ def spaced(rows: list[Any], count: int) -> list[Any]:
 def span(values: list[float]) -> Metric:
     """Mean and range, over seeds."""
     return {"mean": statistics.mean(values), "low": min(values), "high": max(values)}
+
+
+def spread(reports: list[dict[str, float]]) -> dict[str, Metric]:
+    """Mean and range of every figure, over seeds."""
+    return {name: span([report[name] for report in reports]) for name in reports[0]}
 
 
 def measure(runs: list[list[str]], references: list[list[str]], sources: list[str]) -> dict[str, Metric]:

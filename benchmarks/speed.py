@@ -66,7 +66,7 @@ def main() -> None:
         for i in range(options.rounds):
             pairs.append((plain(options.steps), trainer(options.steps, Path(folder, str(i)))))
     ratios = [bare / full for bare, full in pairs]
-    spread = {"mean": statistics.mean(ratios), "low": min(ratios), "high": max(ratios)}
+    spread = common.span(ratios)
     row = {"system": "embedding", "metrics": {"throughput_of_plain_loop": spread}}
     row["step_seconds"] = {"plain": [a for a, _ in pairs], "trainer": [b for _, b in pairs]}
     print(row, common.write(result | {"rows": [row]}, "speed"))

@@ -34,14 +34,7 @@ Row = dict[str, Any]
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="unconditional")
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--train_file", required=True)
-    parser.add_argument("--validation_file")
-    parser.add_argument("--test_file", required=True)
-    parser.add_argument("--text_column", default="text")
-    common.add_budget(parser)
-    parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin and the judge")
+    common.add_texts(parser, "unconditional")
     parser.add_argument("--nfe", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--batch_size", type=int, default=64, help="of generation")
@@ -65,11 +58,6 @@ def judged(judge: TextModel, rows: list[list[int]]) -> float:
         total += float((losses.nll * losses.mask).sum())
         count += float(losses.mask.sum())
     return float(torch.tensor(total / count).exp())
-
-
-def spread(reports: list[dict[str, float]]) -> dict[str, common.Metric]:
-    """Mean and range over seeds."""
-    return {name: common.span([report[name] for report in reports]) for name in reports[0]}
 
 
 def report(rows: list[list[int]], train: list[str], judge: TextModel) -> Report:
@@ -110,7 +98,9 @@ def long_rows(
         pieces = [ids[start : start + PART] for ids in made.ids if len(ids) >= start + PART]
         if pieces:
             figures = report(pieces, train, judge)
-            rows.append({"part": start // PART, "texts": len(pieces), "metrics": spread([figures])})
+            rows.append(
+                {"part": start // PART, "texts": len(pieces), "metrics": common.spread([figures])}
+            )
     return [*rows, {"examples_shown": made.texts[:2]}]
 
 
@@ -136,7 +126,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     data.setup("test")
     train = [example.target for example in data.examples("train")]
     test = common.spaced([[*ids] for _, ids in data.table("test")], options.samples)
-    rows = [{"system": "data", "metrics": spread([report(test, train, judge)])}]
+    rows = [{"system": "data", "metrics": common.spread([report(test, train, judge)])}]
     settings = [("autoregressive", {"decoding": "sample"})]
     ways = [
         {"sampler": "confidence", "decoder": "sample"},
@@ -150,7 +140,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     known = {"num_samples": options.samples, "batch_size": options.batch_size, "dtype": "auto"}
     for name, how in settings:
         made = [generate_texts(models[name], seed=i, **known, **how) for i in range(options.seeds)]
-        metrics = spread([report(one.ids, train, judge) for one in made])
+        metrics = common.spread([report(one.ids, train, judge) for one in made])
         seconds = min(one.seconds for one in made) / options.samples
         rows.append(
             {

@@ -193,8 +193,8 @@ def control() -> str:
             rows = [(row, f"one, weight {row['weight']:g}") for row in told["curve"][1:]]
             rows = [(told["curve"][0], "none"), *rows, (told["unguided"], "none, other seed")]
             rows.append((told["guided"], f"one, weight {told['chosen_weight']:g}, other seed"))
+            first = len(told["curve"])
             for i, (row, what) in enumerate(rows):
-                first = len(told["curve"])
                 free = told["curve"][0]["perplexity"] if i < first else told["unguided_perplexity"]
                 lines.append(
                     control_row(process, free, what, [row["rates"][name] for name in names], row)

@@ -72,9 +72,8 @@ class CLI(LightningCLI):
         self.config = parser.parse_args(args)
         config = self.config[self.config.subcommand]
         config.weights_only = True  # nothing pickled is ever loaded
-        if config.trainer.accelerator == "auto" and not torch.cuda.is_available():
-            if torch.backends.mps.is_available():  # it has no float64, which schedules need
-                config.trainer.accelerator = "cpu"
+        if config.trainer.accelerator == "auto" and training_device("auto").type == "mps":
+            config.trainer.accelerator = "cpu"  # schedules need float64
         if self.config.subcommand != "fit":
             if not (config.ckpt_path or config.model.init_from):
                 raise ValueError("validate: which model? give --ckpt_path or --model.init_from")

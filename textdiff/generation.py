@@ -220,9 +220,10 @@ def prepare(
     texts = sources if sources is not None else prompt
     count = len(texts) if texts is not None else (num_samples or 1)
     encode, config = model.tokenizer.encode, model.config
-    prompts = encode(list(prompt)) if prompt is not None else [[]] * count
     shown = [text if gap is None else text.replace(gap, STAND_IN) for text in prompt or []]
-    if changed := [text for text in shown if model.tokenizer.decode(encode([text])) != [text]]:
+    prompts = encode(shown) if prompt is not None else [[]] * count
+    pairs = zip(shown, model.tokenizer.decode(prompts), strict=False)  # none are shown without prompts
+    if changed := [text for text, kept in pairs if kept != text]:
         warnings.warn(f"the model's tokenizer does not keep {changed[0][:60]!r} as it is", stacklevel=3)
     if gap is not None:
         prompts = model.tokenizer.encode_gaps(prompt, gap)
