@@ -60,8 +60,10 @@ def arguments() -> argparse.Namespace:
         "--equal_examples", action="store_true", help="also a twin of the first process's steps"
     )
     parser.add_argument(
-        "--distill", action="store_true", help="also train every process on what the twin's beams write"
+        "--distill", action="store_true", help="also train every process on what the twin writes"
     )
+    parser.add_argument("--distill_decoding", default="beam", help="beam or greedy")
+    parser.add_argument("--distill_examples", type=int, help="only the first training examples")
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
     for system in SYSTEMS:
         parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
@@ -97,7 +99,9 @@ def distilled(options: argparse.Namespace, flags: list[str]) -> list[str]:
     folder = options.runs / options.name
     teacher, file = folder / "autoregressive" / "model", folder / "distilled.jsonl"
     script = Path(__file__).parent.parent / "scripts" / "distill.py"
-    call = [script, teacher, options.train_file, file, "--decoding", "beam"]
+    call = [script, teacher, options.train_file, file, "--decoding", options.distill_decoding]
+    if options.distill_examples:
+        call += ["--max_examples", options.distill_examples]
     for key in ("text_column", "summary_column"):
         if column := config_of(options.config).get(key):
             call += [f"--{key}", column]

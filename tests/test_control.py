@@ -441,6 +441,19 @@ def test_no_text_ends_too_soon(options):
     assert all(model.tokenizer.eos_id not in ids[:9] for ids in made.ids)
 
 
+def test_controls_of_places_alone_do_not_look_at_the_text(monkeypatch):
+    """Else a block of a long text would cost by all that stands before it."""
+    model = make_model(vocabulary=275)
+    options = {"block_length": 4, "length": 40, "steps": 2, "num_samples": 2}
+    alone = generate_texts(model, controls=[AtLeast(39)], **options)
+    both = generate_texts(model, controls=[AtLeast(39), Contain("few", 0.0)], **options)
+    assert alone.ids == both.ids
+    monkeypatch.setattr(Steered, "look", None)
+    assert generate_texts(model, controls=[AtLeast(39), WordAt("few", 25)], **options).ids[0]
+    with pytest.raises(TypeError):
+        generate_texts(model, controls=[Contain("few")], **options)
+
+
 def test_one_of_several_words_may_be_barred():
     model = make_model(vocabulary=275)
     controls = [Contain(["few", "words"], 2.0), Avoid("few", 2.0)]

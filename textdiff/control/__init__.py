@@ -1,7 +1,7 @@
 """Control without retraining: words, classifiers, any score of texts."""
 
 from textdiff.control.classifier import Classifier, SequenceClassifier
-from textdiff.control.control import Control, View
+from textdiff.control.control import Control, Placed, View
 from textdiff.control.score import TextScore
 from textdiff.control.steering import Shifted, Steered, least_length, refuse_short, steer
 from textdiff.control.words import AtLeast, Avoid, Contain, WordAt
@@ -12,6 +12,7 @@ __all__ = [
     "Classifier",
     "Contain",
     "Control",
+    "Placed",
     "SequenceClassifier",
     "Shifted",
     "Steered",

@@ -13,6 +13,7 @@ Legend: B batch, M tokens of the whole text so far, V vocabulary.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from textdiff.tokenizer import Tokenizer
@@ -67,3 +68,15 @@ class Control(ABC):
     def evidence(self, view: View) -> Tensor:
         """log p(y | x_t), `(B,)`, differentiable in `view.probs` or `view.x_t`."""
         raise ValueError(f"control: {type(self).__name__} has no gradient to shift the clean mean by")
+
+
+class Placed(Control):
+    """A property that tokens have by their places alone: the text need not be looked at for it."""
+
+    @abstractmethod
+    def at(self, place: Tensor, vocabulary: int) -> Tensor:
+        """log p(y | w_i = v) of tokens that stand at `place (B, L)`, `(B, L, V)`, up to a constant."""
+
+    def per_token(self, view: View) -> Tensor:
+        place = torch.arange(view.probs.shape[1], device=view.probs.device)
+        return self.at(place.expand(view.probs.shape[:2]), view.probs.shape[2])

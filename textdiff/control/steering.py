@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from textdiff.control.control import Control, View
+from textdiff.control.control import Control, Placed, View
 from textdiff.control.words import Avoid, Contain, WordAt
 from textdiff.decoder import one_hot
 from textdiff.denoiser import Wrapper
@@ -42,23 +42,26 @@ class Watched(Wrapper):
         own = {} if past is None else {"past": past[0]}
         return self.denoiser(x_t, t, **own, **inputs).float()
 
+    def places(self, past: object, valid: Tensor) -> Tensor:
+        """Where in the whole text `(B, L)` the tokens of `valid (B, L)` stand."""
+        place = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
+        return place if past is None else past[2].sum(1, keepdim=True) + place
+
     def look(
         self, logits: Tensor, x_t: Tensor, t: Tensor, past: object, mask: Tensor, valid: Tensor
-    ) -> tuple[View, Tensor]:
-        """The view of the whole text, and where in it `(B, L)` the tokens of `x_t` stand."""
+    ) -> View:
+        """The view of the whole text."""
         probs = torch.softmax(logits, -1)
         known = one_hot(self.process.round(x_t), probs)
         probs = torch.where(mask[..., None], probs, known) * valid[..., None]
-        place = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
         if past is not None:
             _, ids, before = past
             joined = torch.cat([one_hot(ids, probs) * before[..., None], probs], 1)
             valid = torch.cat([before, valid], 1)
             order = (~valid).long().argsort(dim=1, stable=True)  # no gap before the block
             probs = joined.gather(1, order[..., None].expand_as(joined))
-            place = order.argsort(1)[:, ids.shape[1] :]
             valid = valid.gather(1, order)
-        return View(probs, valid, x_t, t), place
+        return View(probs, valid, x_t, t)
 
 
 def full(x_t: Tensor) -> torch.autocast:
@@ -115,14 +118,21 @@ class Steered(Watched):
         controls: bound to its tokenizer.
     """
 
+    def __init__(self, denoiser: nn.Module, controls: Sequence[Control]) -> None:
+        super().__init__(denoiser, [one for one in controls if not isinstance(one, Placed)])
+        self.placed = [one for one in controls if isinstance(one, Placed)]
+
     def forward(self, x_t: Tensor, t: Tensor, past: object = None, **inputs: Tensor | None) -> Tensor:
         logits = self.ask(x_t, t, past, **inputs)
+        place = self.places(past, inputs["valid"])
         with full(x_t):
-            view, place = self.look(logits, x_t, t, past, inputs["mask"], inputs["valid"])
-            for control in self.controls:
-                told = control.weight * control.per_token(view)
-                logits = logits + told.gather(1, place[..., None].expand_as(logits))
-        return logits
+            told = [control.weight * control.at(place, logits.shape[-1]) for control in self.placed]
+            if self.controls:  # only they need the whole text, which blocks make long
+                view = self.look(logits, x_t, t, past, inputs["mask"], inputs["valid"])
+                index = place.clamp(max=view.valid.shape[1] - 1)[..., None].expand_as(logits)  # padding
+                for control in self.controls:
+                    told.append(control.weight * control.per_token(view).gather(1, index))
+        return logits + sum(told)
 
 
 class Shifted(Watched):
@@ -151,7 +161,7 @@ class Shifted(Watched):
             free = x_t.detach().requires_grad_()
             logits = self.ask(free, t, past, **inputs)
             with full(x_t):
-                view, _ = self.look(logits, free, t, past, inputs["mask"], inputs["valid"])
+                view = self.look(logits, free, t, past, inputs["mask"], inputs["valid"])
                 value = sum(control.weight * control.evidence(view) for control in self.controls)
                 (slope,) = torch.autograd.grad(value.sum(), free)
         alpha, sigma = self.process.schedule(t[..., None])

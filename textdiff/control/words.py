@@ -16,16 +16,18 @@ A word is the tokens that its text has at the start of a text and after a space 
 and after a bracket). Tokens know no ends of words: "art" also occurs in "artist".
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from textdiff.control.control import FLOOR, Control, View
+from textdiff.control.control import FLOOR, Control, Placed, View
 from textdiff.tokenizer import Tokenizer
 
 SURE = 1 - 1e-6  # a word of more probability is there
+NEVER = math.log(FLOOR)
 Pattern = list[list[int]]  # for every place the tokens of which any will do
 
 
@@ -149,7 +151,7 @@ class Avoid(Words):
         return out
 
 
-class WordAt(Control):
+class WordAt(Placed):
     """A word at a place.
 
     Args:
@@ -174,16 +176,17 @@ class WordAt(Control):
             raise ValueError(f"control: {self} lies within a prompt of {int(given.max())} tokens")
         return torch.full_like(given, self.place + len(self.ids) + 1)
 
-    def per_token(self, view: View) -> Tensor:
-        out, never = torch.zeros_like(view.probs), torch.tensor(FLOOR).log().item()
-        out[:, : self.place, self.eos_id] = never
-        for r, token in enumerate(self.ids[: max(0, out.shape[1] - self.place)]):
-            out[:, self.place + r] = never
-            out[:, self.place + r, token] = 0.0
+    def at(self, place: Tensor, vocabulary: int) -> Tensor:
+        out = place.new_zeros((*place.shape, vocabulary), dtype=torch.float32)
+        out[..., self.eos_id] = NEVER * (place < self.place)
+        token = torch.arange(vocabulary, device=place.device)
+        for r, own in enumerate(self.ids):
+            other = (place == self.place + r)[..., None] & (token != own)
+            out = out.masked_fill(other, NEVER)
         return out
 
 
-class AtLeast(Control):
+class AtLeast(Placed):
     """A text does not end before so many tokens.
 
     Args:
@@ -205,7 +208,7 @@ class AtLeast(Control):
     def least(self, given: Tensor) -> Tensor:
         return torch.full_like(given, self.tokens + 1)
 
-    def per_token(self, view: View) -> Tensor:
-        out = torch.zeros_like(view.probs)
-        out[:, : self.tokens, self.eos_id] = torch.tensor(FLOOR).log().item()
+    def at(self, place: Tensor, vocabulary: int) -> Tensor:
+        out = place.new_zeros((*place.shape, vocabulary), dtype=torch.float32)
+        out[..., self.eos_id] = NEVER * (place < self.tokens)
         return out
