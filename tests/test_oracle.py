@@ -106,7 +106,10 @@ def test_padding_carries_no_evidence():
 @pytest.mark.parametrize(("process", "sampler", "decoder"), TRIPLES)
 def test_unbiased_pairs_return_the_language(process, sampler, decoder):
     language = MarkovLanguage()
-    ids = from_scratch(process, sampler, decoder, COUNT, PAIRS[sampler, decoder])
+    steps = PAIRS[sampler, decoder]
+    if sampler == "renoise" and not issubclass(PROCESSES[process], Gaussian):
+        steps //= 2  # a token is right or wrong, there is no noise between: half brings it as near
+    ids = from_scratch(process, sampler, decoder, COUNT, steps)
     assert language.bigram_distance(ids) <= 0.03
     assert abs(language.excess(ids)) / math.log(2) <= 0.04
 
