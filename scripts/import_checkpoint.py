@@ -47,6 +47,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--half_width", type=float, default=5.0, help="K of the simplex")
     parser.add_argument(
+        "--multi_hot", type=float, help="p of SSD-LM's multi-hot projection; none: the mean"
+    )
+    parser.add_argument(
         "--conditioning", choices=("none", "prefix"), default="none", help="prefix: trained with sources"
     )
     parser.add_argument("--max_length", type=int, help="most tokens, source included")
@@ -144,7 +147,11 @@ def configure(options: argparse.Namespace, shape: dict[str, Any], self_condition
     generation = {"sampler": "renoise", "decoder": {"name": "sample", "p": 0.95}, "steps": 64}
     generation |= {"block_length": size} if options.format == "ssd-lm" else {}
     return Config(
-        process={"name": "simplex", "half_width": options.half_width},
+        process={
+            "name": "simplex",
+            "half_width": options.half_width,
+            "multi_hot": options.multi_hot,
+        },
         # alpha_bar = cos^2(pi/2 t), its ends cut off where nothing is left to be seen
         schedule={"name": "cosine", "gamma_min": -17.0, "gamma_max": 17.0},
         backbone={"config": shape, "tied": False},

@@ -29,10 +29,38 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "both races with the same numbers",
+        "noise.py",
+        "within / wait[..., side:]",
+        "within / wait[..., :side]",
+        "noise",
+    ),
+    Bug(
+        "the first tokens of a long text for a classifier",
+        "control/classifier.py",
+        "place = start + torch.arange",
+        "place = 0 * start + torch.arange",
+        "classifier",
+    ),
+    Bug(
+        "a word must occur although part of it is barred",
+        "control/steering.py",
+        "if all(any(holds(ids, bad)",
+        "if all(any(ids == bad",
+        "control",
+    ),
+    Bug(
+        "multi-hot as a mean",
+        "process/simplex.py",
+        "nucleus(probs, self.multi_hot).sign()",
+        "nucleus(probs, self.multi_hot)",
+        "simplex",
+    ),
+    Bug(
         "texts end where they must not",
         "control/words.py",
-        "out[:, : self.tokens, self.eos_id] =",
-        "out[:, self.tokens :, self.eos_id] =",
+        "NEVER * (place < self.tokens)",
+        "NEVER * (place >= self.tokens)",
         "control",
     ),
     Bug(
@@ -353,8 +381,8 @@ BUGS = [
     Bug(
         "controls without their weight",
         "control/steering.py",
-        "told = control.weight * ",
-        "told = ",
+        "told.append(control.weight * ",
+        "told.append(1 * ",
         "control",
     ),
     Bug(
@@ -374,8 +402,8 @@ BUGS = [
     Bug(
         "controls told to the wrong tokens",
         "control/steering.py",
-        "place = order.argsort(1)[:, ids.shape[1] :]",
-        "place = order[:, ids.shape[1] :]",
+        "past[2].sum(1, keepdim=True) + place",
+        "past[2].shape[1] + place",
         "control",
     ),
     Bug(
@@ -763,10 +791,16 @@ BUGS = [
         "logits.float() * self",
         "decoder",
     ),
-    Bug("sample on the wrong side of an edge", "noise.py", "right=True", "right=False", "decoder"),
+    Bug(
+        "groups as likely as their likeliest token",
+        "noise.py",
+        "grid.sum(-1) / wait",
+        "grid.amax(-1) / wait",
+        "noise",
+    ),
     Bug(
         "top-p one token short",
-        "decoder.py",
+        "noise.py",
         "(top.cumsum(-1) - top < p)",
         "(top.cumsum(-1) < p)",
         "decoder",

@@ -68,6 +68,21 @@ def shown(model, texts: list[str]) -> tuple[Tensor, Tensor]:
     return F.one_hot(ids, len(model.tokenizer)).float() * valid[..., None], valid
 
 
+@pytest.mark.parametrize("kind", ["same", "other"])
+def test_of_a_text_too_long_for_it_the_last_tokens_are_read(kind, request):
+    model, control = make_model(), SequenceClassifier(request.getfixturevalue(kind), 1, pieces=True)
+    control.bind(model.tokenizer)
+    texts = ["ab " * 60 + "a few words", "ab"]
+    probs, valid = shown(model, texts)
+    assert control.most < 80 < probs.shape[1]
+    long = int(valid[0].sum()) - 1 - control.most
+    found = control.read(probs, valid)
+    assert torch.allclose(found[:1], control.read(probs[:1, long:], valid[:1, long:]), atol=1e-5)
+    assert torch.allclose(found[1:], control.read(probs[1:, :9], valid[1:, :9]), atol=1e-5)
+    made = generate_texts(model, num_samples=1, block_length=4, length=100, steps=1, controls=[control])
+    assert len(made.ids[0]) > 1
+
+
 def test_certain_texts_are_read_as_the_classifier_reads_them(same):
     """Same vocabulary: as by its own forward pass on ids with its special tokens."""
     model, control = make_model(), SequenceClassifier(same, "good")

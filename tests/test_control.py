@@ -361,7 +361,7 @@ def test_a_shift_changes_texts_and_needs_a_sampler_that_steps():
     for sampler in ("ancestral", "ddim", "renoise"):
         some = options | {"sampler": sampler}
         assert generate_texts(model, **some).ids != generate_texts(model, **(some | {"controls": []})).ids
-    with pytest.raises(ValueError, match="needs a sampler that steps: ancestral, ddim or renoise"):
+    with pytest.raises(ValueError, match="needs a sampler that steps from it, such as ancestral"):
         generate_texts(model, sampler="confidence", **options)
 
 
@@ -369,6 +369,18 @@ def test_a_shift_changes_texts_and_needs_a_sampler_that_steps():
     ("message", "make"),
     [
         ("wor must occur and must not", lambda: [Contain("wor"), Avoid(["few", "wor"])]),
+        ("Wor must occur and must not", lambda: [Contain("Wor"), Avoid("wor")]),
+        ("a few must occur and must not", lambda: [Contain("a few"), Avoid("few")]),
+        ("'few' at token 2 must occur and must not", lambda: [WordAt("few", 2), Avoid("few")]),
+        ("'wor' at token 3 stands where another", lambda: [WordAt("few", 2), WordAt("wor", 3)]),
+        ("a weight must be a finite number, not nan", lambda: [Contain("few", math.nan)]),
+        ("a weight must be a finite number, not inf", lambda: [Avoid("few", math.inf)]),
+        ("give a list of textdiff.control's", lambda: Contain("few")),
+        ("give a list of textdiff.control's", lambda: [lambda texts: 0.0]),
+        ("one number a text", lambda: [TextScore(lambda texts: 3)]),
+        ("one finite number a text, 1 of them, not", lambda: [Classifier(lambda p, v: p.sum())]),
+        ("one finite number a text", lambda: [Classifier(lambda p, v: p.sum((1, 2)) * math.nan)]),
+        ("has no gradient", lambda: [Classifier(lambda p, v: p.detach().sum((1, 2)))]),
         ("'few' at token 9 needs 14 tokens, EOS included, but a text has 10", lambda: [WordAt("few", 9)]),
         ("one of zzzzzzzzzzz needs 13 tokens", lambda: [Contain("zzzzzzzzzzz")]),
         ("one number a text, not nan", lambda: [TextScore(lambda texts: [math.nan for _ in texts])]),

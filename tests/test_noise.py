@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from textdiff.noise import Noise, low_discrepancy
+from textdiff.noise import Noise, clocks, low_discrepancy, race
 
 
 def valid(lengths: list[int], width: int) -> torch.Tensor:
@@ -61,6 +61,27 @@ def test_distributions():
     assert 0 <= uniform.min() and uniform.max() < 1
     assert uniform.mean().item() == pytest.approx(0.5, abs=0.01)
     assert uniform.var().item() == pytest.approx(1 / 12, abs=0.003)
+
+
+@pytest.mark.parametrize("vocabulary", [2, 7, 30, 100])
+def test_a_race_is_won_as_often_as_probabilities_say(vocabulary):
+    generator = torch.Generator().manual_seed(vocabulary)
+    probs = torch.rand(vocabulary, generator=generator).square()
+    probs[0] = 0.0
+    u = torch.rand(100_000, clocks(vocabulary), generator=generator)
+    won = torch.bincount(race(probs.expand(len(u), -1), u), minlength=vocabulary) / len(u)
+    assert won[0] == 0
+    assert (won - probs / probs.sum()).abs().max() < 0.006
+
+
+def test_rounding_hardly_changes_a_draw_from_a_large_vocabulary():
+    """What other texts of a batch do to logits; an inverse distribution function loses one in 2,000."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, generator=generator).expand(10_000, -1)
+    other = logits + 2e-6 * torch.randn(logits.shape, generator=generator)
+    u = torch.rand(len(logits), clocks(4000), generator=generator)
+    changed = race(torch.softmax(logits, -1), u) != race(torch.softmax(other, -1), u)
+    assert changed.sum() <= 1
 
 
 @pytest.mark.parametrize("start", [0, 17, 10**6])

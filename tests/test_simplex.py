@@ -70,7 +70,20 @@ def test_more_tokens_than_width_are_needed_by_nobody():
     assert process.embedding.weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("value", [0, -1.0])
+def test_the_multi_hot_projection_is_plus_one_at_every_likely_token():
+    """SSD-LM's third projection; the others are decoders."""
+    probs = torch.tensor([[[0.5, 0.3, 0.15, 0.05]]])
+    process = Simplex(nn.Embedding(4, 3), Cosine(), multi_hot=0.75)
+    assert process.mean(probs).tolist() == [[[1, 1, -1, -1]]]
+    ids = torch.arange(4)[None]
+    assert torch.equal(process.encode(ids), process.mean(torch.eye(4)[None]))
+    assert torch.allclose(Simplex(nn.Embedding(4, 3), Cosine()).mean(probs), 2 * probs - 1)
+    for value in (0.0, 1.5):
+        with pytest.raises(ValueError, match="multi_hot must be in"):
+            make(Simplex, multi_hot=value)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
 def test_half_width_is_positive(value):
     with pytest.raises(ValueError, match="half_width must be positive"):
         make(Simplex, half_width=value)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from textdiff.noise import Noise, category
+from textdiff.noise import Noise, category, nucleus
 
 
 class Decoder(ABC):
@@ -51,7 +51,7 @@ class Greedy(Decoder):
 
 
 class Sample(Decoder):
-    """All mass on one drawn token, by inverting the cumulative distribution.
+    """All mass on one drawn token.
 
     Args:
         temperature: divides the logits.
@@ -95,13 +95,6 @@ class TopP(Decoder):
 
     def decode(self, probs: Tensor, noise: Noise) -> Tensor:
         return nucleus(probs, self.p)
-
-
-def nucleus(probs: Tensor, p: float) -> Tensor:
-    """`probs` on the smallest set of likeliest tokens that holds at least p, renormalised."""
-    top, index = probs.sort(dim=-1, descending=True)
-    top = top * (top.cumsum(-1) - top < p)
-    return torch.zeros_like(probs).scatter(-1, index, top / top.sum(-1, keepdim=True))
 
 
 def one_hot(ids: Tensor, like: Tensor) -> Tensor:

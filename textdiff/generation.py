@@ -18,7 +18,7 @@ from torch import Tensor
 
 from textdiff.batches import pad
 from textdiff.config import named
-from textdiff.control import WordAt
+from textdiff.control import Control, WordAt
 from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
@@ -155,7 +155,10 @@ def choose(
             raise ValueError(f"candidates: texts written by {found} are all alike; use decoding='sample'")
     elif candidates > 1 and (sized or options.get("block_length") is not None):
         options = {"temperature": 1.0} | options
-    for control in options.get("controls", ()):
+    controls = options.get("controls", ())
+    if isinstance(controls, Control) or not all(isinstance(one, Control) for one in controls):
+        raise ValueError("controls: give a list of textdiff.control's, such as [Contain('word')]")
+    for control in controls:
         control.bind(model.tokenizer)
         if gap is not None and isinstance(control, WordAt):
             raise ValueError("control: a word at a place of a text with gaps; write it into the text")

@@ -93,8 +93,8 @@ def check_length(total: Tensor, given: Tensor, most: int) -> None:
     """Refuse what does not fit the positions of the model or leaves nothing to write."""
     if total.max() > most:
         raise ValueError(
-            f"length {int(total.max())} is beyond the model's {most} positions; "
-            "ask for a shorter text or train with a larger --data.max_target_length"
+            f"length {int(total.max())} is beyond the model's {most} positions; ask for a shorter text, "
+            "write in blocks (block_length) or train with a larger --data.max_target_length"
         )
     if (given >= total).any():
         raise ValueError(

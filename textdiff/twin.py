@@ -30,7 +30,7 @@ from textdiff.denoiser import bar_of
 from textdiff.diffusion import TextDiffusion
 from textdiff.encoder import Encoder
 from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, log_unigram
-from textdiff.noise import Noise
+from textdiff.noise import Noise, clocks, race
 from textdiff.objective import token_nats
 from textdiff.pointer import Pointer
 from textdiff.sampler import precision
@@ -231,7 +231,7 @@ class Greedy:
 
 
 class Sample(Greedy):
-    """Every token drawn, by inverting the cumulative distribution of logits / `temperature`."""
+    """Every token drawn from softmax(logits / `temperature`)."""
 
     def __init__(self, temperature: float = 1.0) -> None:
         if not 0 < temperature < math.inf:
@@ -239,14 +239,12 @@ class Sample(Greedy):
         self.temperature = temperature
 
     def __call__(self, writer: Writer, request: Request) -> list[list[int]]:
-        draws = Noise(request.seed, request.index).uniform((len(request.index), writer.limit))
-        self.draws = draws.to(writer.texts.device)
+        shape = len(request.index), writer.limit, clocks(len(writer.table))
+        self.draws = Noise(request.seed, request.index).uniform(shape).to(writer.texts.device)
         return super().__call__(writer, request)
 
     def pick(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        cumulative = torch.softmax(logits / self.temperature, -1).cumsum(-1)
-        u = self.draws[rows, step, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, u, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+        return race(torch.softmax(logits / self.temperature, -1), self.draws[rows, step])
 
 
 class Beam:

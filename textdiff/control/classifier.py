@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from textdiff.control.control import Control, View
-from textdiff.pretrained import reads_embeddings
+from textdiff.pretrained import count_positions, reads_embeddings
 from textdiff.tokenizer import Tokenizer
 
 
@@ -39,18 +39,30 @@ class Classifier(Control):
     def per_token(self, view: View) -> Tensor:
         with torch.enable_grad():
             free = replace(view, probs=view.probs.detach().requires_grad_())
-            (slope,) = torch.autograd.grad(self.evidence(free).sum(), free.probs)
+            value = self.evidence(free)
+            if not value.requires_grad:
+                raise ValueError(
+                    "control: a classifier's answer has no gradient in the probabilities; use TextScore"
+                )
+            (slope,) = torch.autograd.grad(value.sum(), free.probs)
         return slope - (slope * view.probs).sum(-1, keepdim=True)
 
     def evidence(self, view: View) -> Tensor:
-        return self.log_prob(view.probs, view.valid)
+        value = self.log_prob(view.probs, view.valid)
+        # a mean over the batch would steer every text by the number of its neighbours
+        if value.shape != view.probs.shape[:1] or not value.isfinite().all():
+            raise ValueError(
+                f"control: a classifier must give one finite number a text, {len(view.probs)} of them, "
+                f"not {value.detach().flatten()[:3].tolist()} of shape {tuple(value.shape)}"
+            )
+        return value
 
 
 class SequenceClassifier(Classifier):
     """log p(label | text) by a sequence classifier of the `transformers` library.
 
     Args:
-        source: local directory or hub id, with safetensors weights and `tokenizer.json`.
+        source: local directory or hub id, with weights as safetensors and a tokenizer.
         label: name or number of the wanted class.
         weight: 1 is Bayes' rule, more insists.
         pieces: allow a classifier of another vocabulary.
@@ -76,7 +88,8 @@ class SequenceClassifier(Classifier):
             network, told = AutoModelForSequenceClassification.from_pretrained(
                 source, use_safetensors=True, output_loading_info=True, dtype=torch.float32
             )
-            self.own = Tokenizer.load(cached_file(source, "tokenizer.json"))
+            file = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+            self.own = Tokenizer.load(file or source)
         except (OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"no sequence classifier at {str(source)!r} ({reason})") from None
@@ -127,6 +140,7 @@ class SequenceClassifier(Classifier):
         self.table = torch.stack([table[ids].mean(0) if ids else 0 * table[0] for ids in rows])
         before, after = self.frame()
         self.before, self.after, self.eos_id = table[before], table[after], tokenizer.eos_id
+        self.most = count_positions(self.network) - len(before) - len(after)
 
     def spell(self, tokenizer: Tokenizer) -> list[list[int]]:
         """The classifier's pieces of every token of the model; none of special ones."""
@@ -140,9 +154,13 @@ class SequenceClassifier(Classifier):
         return encoding.ids[: text[0]], encoding.ids[text[-1] + 1 :]
 
     def read(self, probs: Tensor, valid: Tensor) -> Tensor:
-        """log p(label | probs `(B, M, V)`), `(B,)`; texts end before the first likely EOS."""
+        """log p(label | probs `(B, M, V)`), `(B,)`; texts end before the first likely EOS.
+
+        Of a text that is longer than what the network reads, its last tokens are read.
+        """
         self.network.to(probs.device)
         shown = (valid & (probs[..., self.eos_id] < 0.5)).long().cumprod(1)
+        probs, shown = ends(probs, shown, self.most)
         count, length = len(probs), shown.sum(1)
         size = len(self.before) + probs.shape[1] + len(self.after)
         embedded = (probs @ self.table.to(probs)) * shown[..., None]
@@ -155,6 +173,15 @@ class SequenceClassifier(Classifier):
         mask = (place < len(self.after)).long()
         logits = self.classify(embedded, mask)
         return logits.float().log_softmax(-1)[:, self.label]
+
+
+def ends(probs: Tensor, shown: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """At most the last `most` tokens that are `shown (B, M)`, and their `probs (B, M, V)`."""
+    if shown.shape[1] <= most:
+        return probs, shown
+    start = (shown.sum(1, keepdim=True) - most).clamp(min=0)
+    place = start + torch.arange(most, device=shown.device)
+    return probs.gather(1, place[..., None].expand(-1, -1, probs.shape[-1])), shown.gather(1, place)
 
 
 def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:

@@ -10,6 +10,7 @@ averaged over the batch: every text is steered alone. `steering.py` puts control
 Legend: B batch, M tokens of the whole text so far, V vocabulary.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -47,6 +48,8 @@ class Control(ABC):
     shift = False  # moves the clean mean, not the logits
 
     def __init__(self, weight: float = 1.0) -> None:
+        if not math.isfinite(weight):
+            raise ValueError(f"control: a weight must be a finite number, not {weight}")
         self.weight = weight
 
     def bind(self, tokenizer: Tokenizer) -> None:

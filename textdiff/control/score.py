@@ -52,7 +52,10 @@ class TextScore(Control):
 
     def scores(self, texts: list[str]) -> Tensor:
         """The scores of `texts`, finite."""
-        values = [float(value) for value in self.score(texts)]
+        try:
+            values = [float(value) for value in self.score(texts)]
+        except TypeError as error:
+            raise ValueError(f"control: a score must be one number a text ({error})") from None
         if len(values) != len(texts) or any(math.isnan(value) or value == math.inf for value in values):
             raise ValueError(
                 f"control: a score must be one number a text, not nan and not above all; {len(texts)} "

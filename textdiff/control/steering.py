@@ -88,22 +88,37 @@ def refuse_short(controls: Sequence[Control], given: Tensor, length: Tensor) -> 
                 )
 
 
+def refuse_contradictions(controls: Sequence[Control]) -> None:
+    """Refuse words that must occur and must not, and two words at one place."""
+    barred = [ids for control in controls if isinstance(control, Avoid) for ids in control.spellings]
+    wanted = [(control, control.spellings) for control in controls if isinstance(control, Contain)]
+    placed = [control for control in controls if isinstance(control, WordAt)]
+    for control, spellings in [*wanted, *((control, [control.ids]) for control in placed)]:
+        if all(any(holds(ids, bad) for bad in barred) for ids in spellings):
+            raise ValueError(f"control: {control} must occur and must not; drop one of the two")
+    stands: dict[int, int] = {}
+    for control in placed:
+        for place, token in enumerate(control.ids, control.place):
+            if stands.setdefault(place, token) != token:
+                raise ValueError(f"control: {control} stands where another word is to stand")
+
+
+def holds(ids: list[int], part: list[int]) -> bool:
+    """Whether the tokens `part` occur in `ids`, next to each other."""
+    return any(ids[i : i + len(part)] == part for i in range(len(ids) - len(part) + 1))
+
+
 def steer(denoiser: nn.Module, controls: Sequence[Control], sampler: Sampler) -> nn.Module:
     """`denoiser` under controls that are bound; itself without any.
 
     Raises:
         ValueError: controls that contradict each other or that the sampler cannot follow.
     """
-    barred = {word for control in controls if isinstance(control, Avoid) for word in control.words}
-    wanted = [control.words for control in controls if isinstance(control, Contain)]
-    wanted += [[control.word] for control in controls if isinstance(control, WordAt)]
-    for words in wanted:
-        if barred.issuperset(words):
-            raise ValueError(f"control: {', '.join(words)} must occur and must not; drop one of the two")
+    refuse_contradictions(controls)
     moved = [control for control in controls if control.shift]
     if moved and not sampler.shifts:
         raise ValueError(
-            "control: a shift of the clean mean needs a sampler that steps: ancestral, ddim or renoise"
+            "control: a shift of the clean mean needs a sampler that steps from it, such as ancestral"
         )
     denoiser = Shifted(denoiser, moved) if moved else denoiser
     told = [control for control in controls if not control.shift]
@@ -138,8 +153,8 @@ class Steered(Watched):
 class Shifted(Watched):
     """A denoiser that also says where controls want the clean mean, equation (1), in `shift`.
 
-    Only classifiers can do that, on Gaussian processes and with samplers that step (`ancestral`, `ddim`,
-    `renoise`); it costs a backward pass a step.
+    Only classifiers can do that, on Gaussian processes and with samplers that step from the mean, such as
+    `ancestral`; it costs a backward pass a step.
 
     Args:
         denoiser: a `Denoiser` or a wrapper of one.

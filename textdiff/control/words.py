@@ -65,8 +65,8 @@ class Words(Control):
         return [*tokenizer.encode([word]), in_text(tokenizer, word)]
 
     def bind(self, tokenizer: Tokenizer) -> None:
-        forms = [ids for word in self.words for ids in self.forms(tokenizer, word)]
-        self.patterns, self.eos_id = patterns(forms), tokenizer.eos_id
+        self.spellings = [ids for word in self.words for ids in self.forms(tokenizer, word)]
+        self.patterns, self.eos_id = patterns(self.spellings), tokenizer.eos_id
 
 
 def told(probs: Tensor, pattern: Pattern, eos_id: int, wanted: bool) -> Tensor:

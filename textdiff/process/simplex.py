@@ -11,10 +11,13 @@ drawn or kept. In coordinates in which that noise is white, y = z L^T with W^T W
 the Gaussian process on the codebook W L^-T.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.noise import nucleus
 from textdiff.process.embedding import Embedding
 from textdiff.process.gaussian import Gaussian, column
 from textdiff.schedule import Schedule
@@ -32,13 +35,24 @@ class Simplex(Gaussian):
         half_width: K. In pure noise softmax(K x_t) is spread over many tokens for K below sqrt(2 log V)
             (3.7 for 1,000 tokens, 4.7 for 50,000) and falls on a few random ones above it, as in the
             random energy model (Derrida 1981): more K reads clean text better, and noise worse.
+        multi_hot: steps go towards +1 at every one of the likeliest tokens that hold at least so much
+            probability, and -1 elsewhere (SSD-LM's multi-hot projection), not towards the mean; biased.
     """
 
-    def __init__(self, embedding: nn.Embedding, schedule: Schedule, *, half_width: float = 5.0) -> None:
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        schedule: Schedule,
+        *,
+        half_width: float = 5.0,
+        multi_hot: float | None = None,
+    ) -> None:
         super().__init__(embedding, schedule)
-        if half_width <= 0:
+        if not 0 < half_width < math.inf:
             raise ValueError(f"simplex process: half_width must be positive, not {half_width}")
-        self.half_width = half_width
+        if multi_hot is not None and not 0 < multi_hot <= 1:
+            raise ValueError(f"simplex process: multi_hot must be in (0, 1], not {multi_hot}")
+        self.half_width, self.multi_hot = half_width, multi_hot
         # what all corners share says nothing of the token, but counts V times
         size = self.state_width
         self.centre, self.spread = 2 / size - 1, 4 / size * (1 - 1 / size)
@@ -56,12 +70,14 @@ class Simplex(Gaussian):
         return 2 * torch.eye(self.state_width).to(self.embedding.weight) - 1
 
     def encode(self, ids: Tensor) -> Tensor:
-        return self.mean(F.one_hot(ids, self.state_width).to(self.embedding.weight.dtype))
+        return F.one_hot(ids, self.state_width).to(self.embedding.weight.dtype).mul_(2).sub_(1)
 
     def round(self, x_0: Tensor) -> Tensor:
         return x_0.argmax(-1)
 
     def mean(self, probs: Tensor) -> Tensor:
+        if self.multi_hot is not None:
+            probs = nucleus(probs, self.multi_hot).sign()
         return (2 * probs).sub_(1)
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
