@@ -1,6 +1,5 @@
 """What users get wrong ends in one line that says what, where and what to do; nothing is lost."""
 
-import errno
 import pickle
 import shutil
 import signal
@@ -11,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import run_training
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import textdiff
@@ -110,6 +110,12 @@ def test_other_files(tmp_path):
         ("unknown option sampller; .*sampler", {"model__generation": "{sampller: ddim}"}),
         ("steps must be at least 1, not 0", {"model__generation": "{steps: 0}"}),
         ("width 32 must be a multiple of", {"model__network__heads": 3}),
+        ("heads must be at least 1, not 0", {"model__network__heads": 0}),
+        ("depth must be at least 1, not 0", {"model__network__depth": 0}),
+        ("self_conditioning must be between 0 and 1, not 7", {"model__network__self_conditioning": 7}),
+        ("dropout must be between 0 and 1, not -0.1", {"model__network__dropout": -0.1}),
+        ("ema_decay must be .* below 1, not 2.0", {"model__ema_decay": 2.0}),
+        ("max_steps or max_epochs is 0: nothing would", {"trainer__max_steps": 0}),
         ("vocab_size=100 is too small", {"data__vocab_size": 100}),
         ("batch_size=0: give at least 1", {"data__batch_size": 0}),
         ("max_target_length=1: give at least 2", {"data__max_target_length": 1}),
@@ -157,6 +163,9 @@ def test_unknown_config(tmp_path):
         ("num_samples must be at least 1", {"num_samples": 0}),
         ("num_samples is for texts from nothing", {"sources": ["a"], "num_samples": 2}),
         ("seed must be between", {"sources": ["a"], "seed": -1}),
+        ("seed must be between .* not 'x'", {"sources": ["a"], "seed": "x"}),
+        ("steps must be a whole number, not 2.5", {"sources": ["a"], "steps": 2.5}),
+        ("sources and prompts are texts, not None", {"sources": ["a", None]}),
         ("dtype 'int8': choose one of float32", {"sources": ["a"], "dtype": "int8"}),
         ("utility 'rouge' is unknown", {"sources": ["a"], "candidates": 2, "utility": "rouge"}),
         ("'ddpm'.*ancestral", {"sources": ["a"], "sampler": "ddpm"}),
@@ -198,6 +207,15 @@ def test_command_line(trained, tmp_path):
     refused("file.txt holds no text", commands.main, ["generate", model, str(file)])
     file.write_bytes(b"one\n\nthree\n\n")
     refused("file.txt, line 2: empty; remove it", commands.main, ["generate", model, str(file)])
+    table = tmp_path / "n.jsonl"
+    for row, kind in ((b"5\n", "int"), (b"null\n", "NoneType")):
+        table.write_bytes(row)
+        for command in ("summarize", "generate"):
+            refused(
+                rf"n.jsonl, row 1: no column .* among \['{kind}'\]",
+                commands.main,
+                [command, model, str(table)],
+            )
     device = ["generate", model, str(file), "--device"]
     refused("device 'nowhere' is not here", commands.main, [*device, "nowhere"])
     refused("give a FILE with one source per line", commands.main, ["generate", model])
@@ -269,17 +287,17 @@ def test_loss_that_is_not_a_number(tmp_path, files):
 
 
 def full(weights, path, **_):
-    """A disk that is full after some bytes."""
+    """A disk that is full after some bytes, as the library has it."""
     with open(path, "wb") as file:
         file.write(b"half")
-    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
 def test_full_disk_leaves_the_earlier_model(tmp_path, files, monkeypatch):
     run_training(tmp_path, **files)
     before = textdiff.generate(tmp_path / "model", [SOURCE])
     monkeypatch.setattr(storage, "save_file", full)
-    refused("No space left on device.*model.safetensors", run_training, tmp_path, **files)
+    refused("model.safetensors: .*No space left on device", run_training, tmp_path, **files)
     assert textdiff.generate(tmp_path / "model", [SOURCE]) == before
 
 

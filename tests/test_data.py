@@ -377,6 +377,16 @@ def test_references(tmp_path):
     assert examples[0].references[1] == "other"
 
 
+@pytest.mark.parametrize("other", ["Smith 2003", ["Smith 2003"], 17, [["Smith"]]])
+def test_a_column_that_only_has_the_name_of_references_is_refused(tmp_path, other):
+    rows = [row | {"references": other} for row in make_rows(3)]
+    path = write(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ValueError, match=r"a.jsonl, row 1: 'references' must be a list.*rename"):
+        ready(train_file=path, validation_file=path).examples("validation")
+    texts = write(tmp_path / "b.jsonl", [{"text": row["target"], "references": other} for row in rows])
+    assert ready(train_file=texts, validation_file=texts).examples("validation")
+
+
 def test_source_prefix_is_read_by_the_model_and_not_part_of_the_text(files):
     data = ready(**files, source_prefix="sum: ")
     assert all(source.startswith("sum: w") for source, _ in seen(data, stream(data)))

@@ -108,6 +108,22 @@ def test_resume_from_a_validation_within_a_step(tmp_path, files):
     assert {path.name for path in (tmp_path / "part").glob("*.csv")} == {"metrics-1.csv", "metrics.csv"}
 
 
+def test_a_finished_run_goes_on_from_its_end(tmp_path, files):
+    """Not from the last validation before it."""
+
+    class First(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            self.steps = [*getattr(self, "steps", []), trainer.global_step]
+
+    options, first = {**files, "trainer__val_check_interval": 3}, First()
+    run_training(tmp_path, **options, trainer__max_steps=4)
+    saved = checkpoint(tmp_path)
+    assert saved["global_step"] == saved["position"] == 4
+    last = str(tmp_path / "checkpoints" / "last.ckpt")
+    run_training(tmp_path, "--ckpt_path", last, **options, trainer__max_steps=6, callbacks=[first])
+    assert first.steps == [4, 5] and checkpoint(tmp_path)["position"] == 6
+
+
 def test_a_model_of_an_earlier_run_is_kept(tmp_path, files, capsys):
     for seed in (0, 1):
         run_training(tmp_path, **files, model__seed=seed)

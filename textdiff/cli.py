@@ -56,6 +56,13 @@ NOISE += ("tokens are read",)  # said once, of all examples, when the data are r
 EXTRA_CALLBACKS: list[L.Callback] = []  # of programs that train through `run`, such as benchmarks
 
 
+class Checkpoint(ModelCheckpoint):
+    """Saved at every validation, and where training ends: a finished run can go on from there."""
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.on_validation_end(trainer, module)
+
+
 class CLI(LightningCLI):
     """LightningCLI with our data, module, callbacks and loggers."""
 
@@ -101,6 +108,10 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
         root = Path(config["default_root_dir"])
+        if 0 in (config["max_steps"], config["max_epochs"]):
+            raise ValueError(
+                "trainer.max_steps or max_epochs is 0: nothing would be trained; give 1 or more"
+            )
         if self.subcommand != "fit":
             kwargs["logger"] = False
         elif config["logger"] is None:
@@ -109,7 +120,7 @@ class CLI(LightningCLI):
         callbacks = [*(config["callbacks"] or []), Keep(), *EXTRA_CALLBACKS]
         if config["enable_checkpointing"] is not False:
             options = {"save_last": "link", "enable_version_counter": False}
-            callbacks.append(ModelCheckpoint(root / "checkpoints", filename="{step}", **options))
+            callbacks.append(Checkpoint(root / "checkpoints", filename="{step}", **options))
         if config["enable_progress_bar"] is not False and not has_bar(callbacks):
             callbacks.append(TQDMProgressBar())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)

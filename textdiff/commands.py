@@ -140,7 +140,8 @@ def read_documents(file: str, column: str | None) -> Iterator[tuple[str, str]]:
         return
     for number, row in enumerate(read(file), 1):
         known = [column] if column else [pair[0] for pair in KNOWN]
-        name = next((name for name in known if name in row), known[0])
+        columns = row if isinstance(row, dict) else ()
+        name = next((name for name in known if name in columns), known[0])
         where = f"{file}, row {number}"
         yield where, example_of(row, (None, name), where).target
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Spec = str | dict[str, Any]
+LEAST = {"width": 1, "depth": 1, "heads": 1, "embedding_width": 1, "encoder_depth": 0, "block_length": 1}
+RATES = ("self_conditioning", "token_noise", "prefix_rate", "given_rate", "block_rate", "source_dropout")
+RATES += ("dropout", "label_smoothing")
 
 
 def named(spec: Spec) -> dict[str, Any]:
@@ -93,6 +96,14 @@ class Config:
     length_weight: float = 0.1
     label_smoothing: float = 0.0
     generation: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in RATES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
 
     @property
     def prefix_length(self) -> int:

@@ -89,8 +89,15 @@ def _string(row: Any, column: str, where: str) -> str:
 
 def example_of(row: Any, columns: tuple[str | None, str], where: str) -> Example:
     source, target = (column and _string(row, column, where) for column in columns)
-    references = row.get("references") or target
-    return Example(source, target, [references] if isinstance(references, str) else references)
+    references = (source and row.get("references")) or [target]
+    if not isinstance(references, list) or target not in references:
+        raise ValueError(
+            f"{where}: 'references' must be a list of all right answers, {columns[1]!r} among them; rename "
+            "the column if it holds something else"
+        )
+    for answer in references:
+        _string({"references": answer}, "references", where)
+    return Example(source, target, references)
 
 
 def find_columns(row: Any, given: tuple[str | None, str | None], where: str) -> tuple[str | None, str]:

@@ -188,8 +188,11 @@ def check(
     for name, value in {**numbers, "num_samples": num_samples}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be between 0 and 2**63 - 1, not {seed}")
+    wrong = [text for text in (*(sources or ()), *(prompt or ())) if not isinstance(text, str)]
+    if wrong:
+        raise ValueError(f"sources and prompts are texts, not {wrong[0]!r}")
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be between 0 and 2**63 - 1, not {seed!r}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if isinstance(sources, str) or isinstance(prompt, str):

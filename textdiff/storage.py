@@ -93,7 +93,12 @@ def write_folder(folder: Path, config: Config, weights: dict[str, Tensor], token
     parts = {name: folder / f".part-{name}" for name in FILES}
     values = {"model_type": "textdiff", **asdict(config)}
     parts["config.json"].write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    save_file(weights, parts["model.safetensors"], metadata={"format": "pt"})
+    path = parts["model.safetensors"]
+    try:
+        save_file(weights, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # what it calls a full disk
+        raise OSError(f"{path}: {error}") from error
+    path.chmod(parts["config.json"].stat().st_mode)  # the library lets nobody else read it
     tokenizer.save(parts["tokenizer.json"])
     for name, part in parts.items():
         part.replace(folder / name)

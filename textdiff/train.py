@@ -64,6 +64,8 @@ class Training(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"model.ema_decay must be at least 0 and below 1, not {ema_decay}")
         self.network, self.optimizer, self.learning_rate = network, optimizer, learning_rate
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
         self.ema_decay, self.init_from, self.use_compile = ema_decay, init_from, compile

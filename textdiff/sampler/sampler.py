@@ -147,6 +147,8 @@ class Sampler:
     cost = 1  # network evaluations a step
 
     def __init__(self, steps: int = 16) -> None:
+        if not isinstance(steps, int):
+            raise ValueError(f"sampler: steps must be a whole number, not {steps!r}")
         if steps < 1:
             raise ValueError(f"sampler: steps must be at least 1, not {steps}")
         self.steps = steps
