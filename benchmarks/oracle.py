@@ -82,12 +82,10 @@ def ddpm(count: int) -> Iterator[Line]:
     t = torch.full(ids.shape, 0.4)
     x_t = process.corrupt(process.encode(ids), t, OneStream(0))
     probs = torch.softmax(denoise_of(process)(x_t, t, mask), -1).float()
-    alpha, sigma = process.schedule(t[..., None])
-    clean = (x_t + sigma**2 * process.score(x_t, probs, t)) / alpha
-    noise = -sigma * process.score(x_t, probs, t)
-    velocity = alpha * noise - sigma * clean
-    back = alpha * x_t - sigma * velocity
-    error = max(float((one - process.mean(probs)).abs().max()) for one in (clean, back))
+    mean, error = process.mean(probs), 0.0
+    for what in ("noise", "score", "velocity"):
+        back = process.clean(what, x_t, process.express(what, x_t, mean, t), t)
+        error = max(error, float((back - mean).abs().max()))
     yield "1", "score, noise and velocity back to the clean mean", error, 1e-5
 
 

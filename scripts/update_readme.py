@@ -38,11 +38,17 @@ NAMES = {
     "gap_bleu": "gap BLEU",
     "gap_exact": "gap exact %",
     "known_words": "known words %",
+    "given_changed": "given words changed %",
+    "right_before": "right %",
+    "right_after": "right after %",
+    "mended": "mended % of wrong",
+    "broken": "broken % of right",
     "word_length": "letters a word",
 }
 SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2", "invented")
 FREE = ("judge_perplexity", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
-GAPS = ("gap_rougeL", "gap_bleu", "gap_exact", "rougeL", "bleu")
+GAPS = ("gap_rougeL", "gap_bleu", "gap_exact", "rougeL", "bleu", "given_changed")
+REPAIRS = ("right_before", "right_after", "mended", "broken")
 FACTS = ("rouge1", "rouge2", "rougeL", "fact_accuracy", "fact_accuracy_unseen_names")
 WORDS = ("known_words", "entropy", "distinct_2", "word_length")
 
@@ -284,6 +290,16 @@ def infillings() -> str:
     return "\n\n".join(parts)
 
 
+def repairs() -> str:
+    """Wrong tokens mended, by share of them."""
+    parts = []
+    for _, result in results("repair"):
+        rows = [row | {"how": f"{row['how']}, noise {row['share']:g}"} for row in result["rows"]]
+        title = f"**{result['dataset']}**, {rows[0]['texts']} test texts, tokens replaced at random:"
+        parts.append(f"{title}\n\n{table(result | {'rows': rows}, REPAIRS)}")
+    return "\n\n".join(parts)
+
+
 def latencies() -> str:
     """Milliseconds a text of every model at every size of batch."""
     parts = []
@@ -415,6 +431,7 @@ TABLES = {
     "characters": characters,
     "unconditional": unconditional,
     "infillings": infillings,
+    "repairs": repairs,
     "control": control,
     "memories": memories,
     "checks": checks,

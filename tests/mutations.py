@@ -29,6 +29,22 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug(
+        "velocity back with a constant variance",
+        "process/gaussian.py",
+        "(alpha * x_t - sigma * value) / (alpha**2 + sigma**2)",
+        "alpha * x_t - sigma * value",
+        "laws",
+    ),
+    Bug(
+        "a divergence without what all points share",
+        "testing.py",
+        "spread - x_t.shape[-1] / sigma**2",
+        "spread",
+        "oracle",
+    ),
+    Bug("repairs with drawn tokens", "api.py", '"decoder": "greedy"', '"decoder": "softmax"', "infill"),
+    Bug("a flat schedule passes", "schedule.py", "(gamma.diff() <= 0)", "(gamma.diff() < 0)", "schedule"),
+    Bug(
         "both races with the same numbers",
         "noise.py",
         "within / wait[..., side:]",
@@ -618,8 +634,8 @@ BUGS = [
     Bug(
         "score with sigma for sigma^2",
         "process/gaussian.py",
-        "- x_t) / sigma**2",
-        "- x_t) / sigma",
+        '"score": -noise / sigma}',
+        '"score": -noise}',
         "laws",
     ),
     Bug(

@@ -191,3 +191,12 @@ def test_samplers_of_gaussian_noise_are_refused(sampler, files, tmp_path):
     assert len(texts) == 1
     with pytest.raises(ValueError, match="ancestral or confidence"):
         textdiff.generate(model, ["Rain in Ashbury."], steps=2, sampler=sampler)
+
+
+def test_noise_must_be_a_distribution():
+    class Loud(PROCESSES["uniform"]):
+        def pi(self, x_t: Tensor) -> Tensor:
+            return 3 * super().pi(x_t)
+
+    with pytest.raises(ValueError, match="Loud: pi of all tokens and the mask sums to 3, not 1"):
+        Loud(nn.Embedding(9, 4), SCHEDULES["cosine"]())

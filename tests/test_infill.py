@@ -78,6 +78,9 @@ def test_any_tokenizer_and_any_mark(letters):
     assert found == [*before, OPEN, *after, letters.eos_id]
     with pytest.raises(ValueError, match=r"no gap '___' in 'ab <gap> c'"):
         letters.encode_gaps(["ab <gap> c"], "___")
+    for text in ("___", " ___ ___ "):
+        with pytest.raises(ValueError, match="gives nothing to fill a gap between: use generate"):
+            letters.encode_gaps([text], "___")
 
 
 @pytest.mark.parametrize("text", ["un___able to", "The c___ sat", "a ______ b", "a ____ b", "4___ b"])
@@ -294,6 +297,8 @@ def test_resampling_lessens_the_bias_of_replacement():
 def test_a_repaired_text_has_its_length_and_its_end(process):
     model = make_model(process=process)
     texts = ["b c b c b", "c c", "b"]
+    usual, told = (textdiff.denoise(model, texts, steps=3, **how) for how in ({}, {"decoder": "greedy"}))
+    assert usual == told
     made = textdiff.denoise(model, texts, noise=0.3, steps=4, seed=1, return_dict=True)
     whole = [[*model.tokenizer.encode([text])[0], model.tokenizer.eos_id] for text in texts]
     assert [len(ids) for ids in made.ids] == [len(ids) for ids in whole]
@@ -314,10 +319,15 @@ def test_a_model_that_knows_the_language_repairs_it(process):
     same, right = {}, {}
     for start in (0.05, 0.3, 0.6):
         predict = Predict(
-            oracle, DECODERS["softmax"](), wrong, whole, whole, None, OneStream(0), start=start
+            oracle, DECODERS["greedy"](), wrong, whole, whole, None, OneStream(0), start=start
         )
         made = SAMPLERS["ancestral"](12)(predict)
         same[start], right[start] = ((made == one).double().mean() for one in (wrong, ids))
+        predict = Predict(
+            oracle, DECODERS["softmax"](), wrong, whole, whole, None, OneStream(0), start=start
+        )
+        drawn = (SAMPLERS["ancestral"](12)(predict) == ids).double().mean()
+        assert start < 0.1 or drawn < right[start], "why repairing is greedy"
     assert process == "uniform" or same[0.05] > 0.97 > same[0.6]
     if process == "uniform":
         assert right[0.3] > (wrong == ids).double().mean() + 0.03

@@ -278,6 +278,23 @@ def test_general_likelihood_knows_norms():
     assert torch.allclose(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-9)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "subvp", "ve"])
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_what_networks_predict_converts_back(name, schedule):
+    """Clean mean, noise, score and velocity tell the same, whatever the variance of the schedule."""
+    process = exact_process(name, SCHEDULES[schedule](-4.0, 6.0))
+    ids = torch.arange(6)[None]
+    t, x_0 = torch.full(ids.shape, 0.5), process.encode(ids)
+    x_t = process.corrupt(x_0, t, noise(1))
+    eps = noise(1).normal(x_0.shape)
+    assert torch.allclose(process.express("noise", x_t, x_0, t), eps, atol=1e-4)
+    alpha, sigma = process.schedule(t[..., None])
+    assert torch.allclose(process.express("velocity", x_t, x_0, t), alpha * eps - sigma * x_0, atol=1e-4)
+    for what in ("clean", "noise", "score", "velocity"):
+        back = process.clean(what, x_t, process.express(what, x_t, x_0, t), t)
+        assert torch.allclose(back, x_0, atol=1e-4), what
+
+
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_score_is_the_gradient_of_the_density(name):
     """Of the mixture of all tokens, for the exact posterior."""

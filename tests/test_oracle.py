@@ -10,7 +10,14 @@ from torch import Tensor
 from textdiff.decoder import DECODERS
 from textdiff.process import PROCESSES, Gaussian, Process
 from textdiff.sampler import SAMPLERS
-from textdiff.testing import MarkovLanguage, OneStream, OracleDenoiser, check_sampler, exact_process
+from textdiff.testing import (
+    MarkovLanguage,
+    OneStream,
+    OracleDenoiser,
+    check_sampler,
+    exact_process,
+    gaussian_evidence,
+)
 
 COUNT = 2500
 # Steps that bring each unbiased pair within the limits: the error falls as 1 / steps, and fresh noise
@@ -101,6 +108,35 @@ def test_padding_carries_no_evidence():
     cut = {"mask": valid[:, :3], "valid": valid[:, :3]}
     t = torch.full((1, 4), 0.4)
     assert torch.allclose(oracle(x_t, t, **full)[:, :3], oracle(x_t[:, :3], t[:, :3], **cut))
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_denoiser_of_a_class_is_that_of_its_texts(process):
+    """y = the last word is one of two: by Bayes' rule over all texts."""
+    language, process = MarkovLanguage(length=3), make_process(process)
+    oracle = OracleDenoiser(process, language, last=[1, 4])
+    ids = language.sample(3, seed=2)
+    t = torch.full(ids.shape, 0.6)
+    x_t = process.corrupt(process.encode(ids), t, OneStream(3))
+    emissions = process.log_likelihood(x_t, t).double()
+    emissions[:, -1, [0, 2, 3, 5]] = -torch.inf
+    for row, found in zip(emissions, oracle.probs(x_t, t), strict=True):
+        assert torch.allclose(found, brute_force(language, row), atol=1e-9)
+
+
+@pytest.mark.parametrize("process", [name for name in PROCESSES if issubclass(PROCESSES[name], Gaussian)])
+def test_score_and_divergence_are_slopes_of_the_exact_evidence(process):
+    process = make_process(process).double()
+    oracle, t = OracleDenoiser(process, MarkovLanguage()), torch.full((2, 8), 0.5).double()
+    x_t = process.corrupt(process.encode(oracle.language.sample(2)), t, OneStream(1)).double()
+    x_t.requires_grad_()
+    evidence = oracle.language.log_evidence(gaussian_evidence(process, x_t, 0.5))
+    (slope,) = torch.autograd.grad(evidence.sum(), x_t)
+    assert torch.allclose(oracle.score(x_t, t), slope, atol=1e-6)
+    jacobian = torch.autograd.functional.jacobian(lambda x: oracle.score(x, t).flatten(1), x_t)
+    for row in range(2):
+        trace = jacobian[row, :, row].flatten(1).diagonal().sum()
+        assert oracle.divergence(x_t, t)[row].item() == pytest.approx(trace.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("process", "sampler", "decoder"), TRIPLES)

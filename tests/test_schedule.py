@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from textdiff.process import PROCESSES
 from textdiff.schedule import SCHEDULES, Adaptive, Gumbel, Schedule, Warped
 
 ADAPTIVE = {name: cls for name, cls in SCHEDULES.items() if issubclass(cls, Adaptive)}
@@ -94,6 +95,9 @@ def test_times_of_any_shape(name):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_swapped_end_points_are_refused(name):
+    for ends in ((math.nan, 5.0), (-5.0, math.inf)):
+        with pytest.raises(ValueError, match="both finite"):
+            SCHEDULES["cosine"](*ends)
     with pytest.raises(ValueError, match="gamma_min 2"):
         SCHEDULES[name](2.0, 1.0)
 
@@ -208,3 +212,29 @@ def test_state_survives_saving(name):
     train(restored, two_steps, 3)
     t = torch.linspace(0, 1, 50)
     assert torch.equal(schedule.gamma(t), restored.gamma(t))
+
+
+class Wave(Schedule):
+    def gamma(self, t: Tensor) -> Tensor:
+        return 5 * torch.sin(6 * t)
+
+
+class Flat(Schedule):
+    def gamma(self, t: Tensor) -> Tensor:
+        return (10 * t - 5).clamp(max=0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (Flat(), r"schedule Flat: gamma must rise, but goes from 0 at t = 0.5. to 0 at t = 0.5"),
+        (Wave(), r"schedule Wave: gamma must rise, but goes from 5 at t = 0.26 to .* at t = 0.27"),
+        (SCHEDULES["cosine"](-40, 40), "schedule Cosine: gamma is -inf at t = 0.00"),
+        (SCHEDULES["cosine"](-5, 800), "schedule Cosine: gamma from -5 to 800 is beyond"),
+        (SCHEDULES["subvp"](-5, 50), "schedule SubVP: gamma from -5 to 50 is beyond"),
+    ],
+)
+@pytest.mark.parametrize("process", ["embedding", "masked"])
+def test_a_curve_that_does_not_rise_is_refused(process, schedule, message):
+    with pytest.raises(ValueError, match=message):
+        PROCESSES[process](nn.Embedding(9, 4), schedule)

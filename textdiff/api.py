@@ -122,12 +122,13 @@ def denoise(
         texts: texts with mistakes. sources: one for every text, for models trained with them.
         noise: share of tokens that are wrong, 0 to 1: the more, the more is changed.
         return_dict: give a `Generation`, not a list of texts.
-        options: those of `generate`.
+        options: those of `generate`; the decoder is `greedy` here: with drawn tokens, `softmax` among
+            them, right words are changed as well.
 
     Raises:
         ValueError: a text longer than the model, a share that is none, or what `generate` refuses.
     """
-    options = {"prompt": texts, "noise": noise, "decoder": "softmax"} | options
+    options = {"prompt": texts, "noise": noise, "decoder": "greedy"} | options
     return generate(model, sources, return_dict=return_dict, **options)
 
 

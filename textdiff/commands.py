@@ -161,7 +161,7 @@ def fill(model: str, file: str, sources: str | None = None, device: str = "auto"
     """Read texts with gaps or mistakes, write whole ones."""
     options |= {"prompt": read_texts(file)}
     if "noise" in options:
-        options.setdefault("decoder", "softmax")
+        options.setdefault("decoder", "greedy")
     if sources is not None:
         options["sources"] = read_texts(sources)
     show(load(model, device), **options)

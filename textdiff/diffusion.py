@@ -275,10 +275,10 @@ class TextDiffusion(TextModel):
         usual = "confidence" if given == "conditional" and noise is None else "ancestral"
         steps = [options["steps"]] if "steps" in options else []  # else the sampler's own
         sampler = build(SAMPLERS, options.get("sampler", usual), *steps)
+        check_given(given, noise, sampler, options)
         kind = Predict if given == "conditional" else Replacing
         if given == "repaint":
             sampler = Resampling(sampler)
-        check_given(given, noise, options)
         # the likeliest answer to a source; drawn from nothing, or where a temperature is asked for
         drawn = self.config.conditioning == "none" or "temperature" in options
         usual = "sample" if drawn and sampler.draws else "softmax"

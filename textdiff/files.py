@@ -92,8 +92,8 @@ def example_of(row: Any, columns: tuple[str | None, str], where: str) -> Example
     references = (source and row.get("references")) or [target]
     if not isinstance(references, list) or target not in references:
         raise ValueError(
-            f"{where}: 'references' must be a list of all right answers, {columns[1]!r} among them; rename "
-            "the column if it holds something else"
+            f"{where}: 'references' must be a list of all right answers, {columns[1]!r} among them; "
+            "rename the column if it holds something else"
         )
     for answer in references:
         _string({"references": answer}, "references", where)

@@ -23,6 +23,7 @@ from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
 from textdiff.rerank import rerank
+from textdiff.sampler import SAMPLERS
 from textdiff.tokenizer import STAND_IN
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
@@ -169,8 +170,9 @@ def unasked(options: dict[str, Any], gap: str | None) -> list[str]:
     """Saved options that a request of another kind does not mean."""
     special = options.get("noise") is not None or options.get("given", "conditional") != "conditional"
     names = ["block_length"] if gap is not None or special else []
-    if named(options.get("sampler", "confidence")).get("name") in ("ode", "langevin"):
-        names.append("steps")  # theirs are many
+    name = named(options.get("sampler", "confidence")).get("name")
+    if name in SAMPLERS and SAMPLERS[name].many:
+        names.append("steps")
     return [*names, "sampler"] if special else names
 
 

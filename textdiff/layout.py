@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from textdiff.batches import pad
-from textdiff.config import named
 from textdiff.control import least_length, refuse_short
 from textdiff.model import Request, TextModel
-from textdiff.sampler import GIVEN
+from textdiff.sampler import GIVEN, Sampler
 from textdiff.tokenizer import OPEN
 
 Layout = tuple[Tensor, Tensor, Tensor]  # ids, mask, valid, each (B, L)
 Lengths = Callable[[Tensor, Tensor, Tensor], Tensor]  # first tokens, which are shown, least -> (B,)
 
 
-def check_given(given: str, noise: float | None, options: dict[str, Any]) -> None:
+def check_given(given: str, noise: float | None, sampler: Sampler, options: dict[str, Any]) -> None:
     """Refuse what cannot go together with tokens that are given in another way, or with mistakes."""
     if given not in GIVEN:
         raise ValueError(f"unknown given {given!r}; choose one of: {', '.join(GIVEN)}")
@@ -27,7 +26,7 @@ def check_given(given: str, noise: float | None, options: dict[str, Any]) -> Non
     if given == "conditional" and noise is None:
         return
     what = f"given={given}" if noise is None else "repairing a text"
-    if named(options.get("sampler", "ancestral")).get("name") in ("confidence", "ode", "dpm", "langevin"):
+    if not sampler.midway:
         raise ValueError(f"{what} is for samplers that go step by step, such as ancestral")
     if options.get("block_length") is not None or options.get("controls"):
         raise ValueError(f"{what} knows no block_length and no controls; leave them out")

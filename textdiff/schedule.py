@@ -42,9 +42,34 @@ class Schedule(nn.Module, ABC):
 
     def __init__(self, gamma_min: float = -5.0, gamma_max: float = 5.0) -> None:
         super().__init__()
-        if gamma_min >= gamma_max:
-            raise ValueError(f"schedule: gamma_min {gamma_min} must be below gamma_max {gamma_max}")
+        if not -math.inf < gamma_min < gamma_max < math.inf:
+            raise ValueError(
+                f"schedule: gamma_min {gamma_min} must be below gamma_max {gamma_max}, both finite"
+            )
         self.gamma_min, self.gamma_max = gamma_min, gamma_max
+
+    def check(self) -> None:
+        """Refuse a curve that does not rise from end to end.
+
+        Raises:
+            ValueError: with the times at which it does not.
+        """
+        name, t = type(self).__name__, torch.linspace(0, 1, 101)
+        try:
+            gamma = self.gamma(t)
+        except (ValueError, OverflowError) as error:
+            ends = f"gamma from {self.gamma_min} to {self.gamma_max}"
+            raise ValueError(
+                f"schedule {name}: {ends} is beyond what can be computed ({error})"
+            ) from None
+        wrong = (~gamma.isfinite()).nonzero()[:, 0].tolist()
+        if wrong:
+            raise ValueError(f"schedule {name}: gamma is {gamma[wrong[0]]:g} at t = {t[wrong[0]]:.2f}")
+        for i in (gamma.diff() <= 0).nonzero()[:, 0].tolist():
+            raise ValueError(
+                f"schedule {name}: gamma must rise, but goes from {gamma[i]:.4g} at t = {t[i]:.2f} to "
+                f"{gamma[i + 1]:.4g} at t = {t[i + 1]:.2f}"
+            )
 
     @abstractmethod
     def gamma(self, t: Tensor) -> Tensor:

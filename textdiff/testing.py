@@ -131,13 +131,38 @@ class OracleDenoiser(nn.Module):
     Args:
         process: its vocabulary must be the language's.
         language: what the texts are drawn from.
+        last: texts whose last word is one of these: a class y, and the denoiser p(w | x_t, y).
     """
 
     evaluations = 1
 
-    def __init__(self, process: Process, language: MarkovLanguage) -> None:
+    def __init__(
+        self, process: Process, language: MarkovLanguage, last: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.process, self.language = process, language
+        words = range(language.vocabulary)
+        barred = [HIDDEN * (last is not None and word not in last) for word in words]
+        self.ending = torch.tensor(barred, dtype=torch.float64)
+
+    def probs(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """p(w_i | x_t) of whole texts, `(B, L, V)`."""
+        whole = torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device)
+        return self(x_t, t, mask=whole, valid=whole).exp()
+
+    def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """grad log p(x_t) of a Gaussian process, `(B, L, D)`."""
+        return self.process.score(x_t, self.probs(x_t, t), t)
+
+    def divergence(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """div of `score`, `(B,)`: the trace of its slope, from the variance of clean points given x_t.
+
+        div = sum_i alpha^2 / sigma^4 (E |c|^2 - |E c|^2) - D / sigma^2
+        """
+        probs, codebook = self.probs(x_t, t), self.process.codebook().double()
+        spread = probs @ codebook.square().sum(-1) - (probs @ codebook).square().sum(-1)
+        alpha, sigma = self.process.schedule(t.broadcast_to(x_t.shape[:2]))
+        return (alpha**2 / sigma**4 * spread - x_t.shape[-1] / sigma**2).sum(1)
 
     def remember(
         self, ids: Tensor, valid: Tensor, context: Context | None = None, window: Tensor | None = None
@@ -162,6 +187,8 @@ class OracleDenoiser(nn.Module):
         words = torch.arange(self.language.vocabulary, device=x_t.device)
         known = HIDDEN * (self.process.round(x_t)[..., None] != words).double()
         emissions = torch.where(mask[..., None], emissions, known)
+        ends = valid & ~F.pad(valid, (0, 1))[:, 1:]
+        emissions = emissions + ends[..., None] * self.ending.to(emissions)
         return self.language.log_posterior(emissions * valid[..., None], past)
 
 

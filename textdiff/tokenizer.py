@@ -105,6 +105,8 @@ class Tokenizer:
             raise ValueError(f"no gap {gap!r} in {text[:60]!r}: put it where words are to be written")
         touching = [*(part[-1:] for part in parts[:-1]), *(part[:1] for part in parts[1:])]
         inside = any(c.isdigit() or c.lower() != c.upper() or c in gap for c in touching if c)
+        if not "".join(parts).strip():
+            raise ValueError(f"{text[:60]!r} gives nothing to fill a gap between: use generate")
         if inside or "" in parts[1:-1]:
             raise ValueError(f"a gap inside a word of {text[:60]!r}: put spaces around {gap!r}")
         joined, starts = (

@@ -78,8 +78,27 @@ class Gaussian(Process):
 
     def score(self, x_t: Tensor, probs: Tensor, t: Tensor) -> Tensor:
         """grad log p(x_t), `(B, L, D)`, exact if `probs` are."""
+        return self.express("score", x_t, self.mean(probs), t)
+
+    def express(self, what: str, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
+        """A clean mean as what another network might predict, `(B, L, D)`.
+
+        Args:
+            what: "clean", "noise" (equation 3), "score" (minus noise / sigma_t), or "velocity", alpha_t
+                noise - sigma_t clean (Salimans and Ho 2022, arXiv:2202.00512, appendix D).
+        """
         alpha, sigma = self.schedule(column(t, x_t))
-        return (alpha * self.mean(probs) - x_t) / sigma**2
+        noise = (x_t - alpha * x_0) / sigma
+        known = {"clean": x_0, "noise": noise, "score": -noise / sigma}
+        return (known | {"velocity": alpha * noise - sigma * x_0})[what]
+
+    def clean(self, what: str, x_t: Tensor, value: Tensor, t: Tensor) -> Tensor:
+        """The clean mean that a `value` of `express` tells of, for any schedule."""
+        alpha, sigma = self.schedule(column(t, x_t))
+        known = {"clean": value, "noise": (x_t - sigma * value) / alpha}
+        known |= {"score": (x_t + sigma**2 * value) / alpha}
+        known |= {"velocity": (alpha * x_t - sigma * value) / (alpha**2 + sigma**2)}
+        return known[what]
 
     def step(
         self,

@@ -28,12 +28,16 @@ class Process(nn.Module, ABC):
     Args:
         embedding: token table `(V, D)`, shared with the network.
         schedule: t -> alpha_t, sigma_t.
+
+    Raises:
+        ValueError: a schedule that does not rise.
     """
 
     gaussian = False
 
     def __init__(self, embedding: nn.Embedding, schedule: Schedule) -> None:
         super().__init__()
+        schedule.check()
         self.embedding, self.schedule = embedding, schedule
         self.register_buffer("log_prior", torch.zeros(embedding.num_embeddings))
         self.normalised = True  # False: a pretrained network reads embeddings at the scale they have

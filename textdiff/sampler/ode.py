@@ -58,6 +58,8 @@ class ODE(Solver):
         steps: the most network evaluations, about 6 a step. tolerance: absolute and relative.
     """
 
+    midway, many = False, True
+
     def __init__(self, steps: int = 600, *, tolerance: float = 1e-3) -> None:
         super().__init__(steps)
         if tolerance <= 0:

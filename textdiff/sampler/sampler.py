@@ -144,6 +144,8 @@ class Sampler:
     shifts = True  # steps from a clean mean, which controls can move
     gaussian = False  # needs a Gaussian process
     draws = True  # works with drawn tokens; False = steps along the mean of all
+    midway = True  # can begin at any time, and be mixed with noise put back
+    many = False  # its own number of steps is hundreds, whatever a model was saved with
     cost = 1  # network evaluations a step
 
     def __init__(self, steps: int = 16) -> None:
@@ -235,7 +237,7 @@ class Confidence(Sampler):
     what is. With `softmax`, as with `greedy`, tokens are the likeliest and a temperature changes nothing.
     """
 
-    shifts = False
+    shifts, midway = False, False
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         count = predict.mask.sum(1, keepdim=True)

@@ -101,6 +101,8 @@ class AnnealedLangevin(Solver):
         epsilon: length of a step.
     """
 
+    midway, many = False, True
+
     def __init__(self, steps: int = 200, *, repeats: int | None = None, epsilon: float = 0.2) -> None:
         super().__init__(steps)
         if (repeats is not None and repeats < 1) or epsilon <= 0:
@@ -161,6 +163,8 @@ class DPMSolver(Solver):
     Args:
         steps: network evaluations, one a step. order: 1 (DDIM on that grid), 2 or 3.
     """
+
+    midway = False
 
     def __init__(self, steps: int = 16, *, order: int = 2) -> None:
         super().__init__(steps)
