@@ -13,15 +13,18 @@ from typing import Any
 import common
 
 from textdiff import load
+from textdiff.config import named
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import ROUGE_SCORER, bleu, rouge
+from textdiff.sampler import SAMPLERS
 
 WAYS: dict[str, dict[str, Any]] = {
     "confidence": {"sampler": "confidence"},
     "ancestral": {"sampler": "ancestral", "decoder": "softmax"},
     "ddim": {"sampler": "ddim", "decoder": "softmax"},
     "renoise": {"sampler": "renoise", "decoder": "sample"},
+    "renoise, tau 0.3": {"sampler": {"name": "renoise", "tau": 0.3}, "decoder": "sample"},
     "churn": {"sampler": "churn", "decoder": "softmax"},
     "dpm": {"sampler": "dpm", "decoder": "softmax"},
     "dpm, order 3": {"sampler": {"name": "dpm", "order": 3}, "decoder": "softmax"},
@@ -40,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="of the result file")
     parser.add_argument("--validation_file", required=True)
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 8, 16, 32])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--texts", type=int, default=150, help="texts that are scored")
     parser.add_argument("--held", type=int, default=80, help="texts before them, for the temperature")
     return parser.parse_args()
@@ -57,7 +61,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         sources = [example.source for example in some]
         return generate_texts(model, sources, batch_size=128, dtype="auto", **how).texts
 
-    for name, way in WAYS.items():
+    for name in options.ways:
+        way = WAYS[name]
+        if SAMPLERS[named(way["sampler"])["name"]].gaussian and not model.process.gaussian:
+            continue
         grid = [1.0] if name == "confidence" else TEMPERATURES
         wanted = [example.references for example in held]
         trials = {t: bleu(write(held, steps=CHOICE, temperature=t, **way), wanted) for t in grid}

@@ -6,7 +6,8 @@
 Entropy, distinct-n, self-BLEU and memorisation say whether samples are varied and new; the perplexity
 under a judge, an autoregressive model trained with its own seed on the same data, whether they are
 fluent. Perplexity alone is worthless (repetition lowers it): it stands beside the entropy. The row
-`data` is the test set itself.
+`data` is the test set itself. MAUVE, from the states of the judge, compares only with figures of the same
+judge.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import numpy as np
 import torch
 
 from textdiff.batches import pad as pad_ids
@@ -40,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=64, help="of generation")
     parser.add_argument("--seeds", type=int, default=3, help="generation seeds")
     parser.add_argument("--processes", nargs="+", default=["embedding"], help="of diffusion")
+    parser.add_argument("--mauve", action="store_true", help="also MAUVE; wants thousands of samples")
     parser.add_argument("--long", type=int, default=0, help="tokens of texts written block by block")
     parser.add_argument("--long_samples", type=int, default=16)
     parser.add_argument("--block_length", type=int, default=32)
@@ -58,6 +61,31 @@ def judged(judge: TextModel, rows: list[list[int]]) -> float:
         total += float((losses.nll * losses.mask).sum())
         count += float(losses.mask.sum())
     return float(torch.tensor(total / count).exp())
+
+
+@torch.no_grad()
+def features(judge: TextModel, rows: list[list[int]]) -> np.ndarray:
+    """The judge's state at the last token of every text, `(N, D)`, what MAUVE takes of GPT-2."""
+    states: list[torch.Tensor] = []
+    hook = judge.network.register_forward_hook(lambda _, inputs, out: states.append(out[0]))
+    try:
+        for ids in rows:
+            one = torch.tensor([ids], device=judge.device)
+            batch = {"ids": one, "mask": one >= 0, "valid": one >= 0}
+            judge.loss(batch, 0)
+    finally:
+        hook.remove()
+    return torch.stack([state[0, -1] for state in states]).float().cpu().numpy()
+
+
+def mauve_of(judge: TextModel, rows: list[list[int]], test: list[list[int]]) -> float:
+    """MAUVE (Pillutla et al. 2021, arXiv:2102.01454), 0 to 100, with the judge in the place of GPT-2."""
+    try:
+        import mauve
+    except ImportError:
+        raise SystemExit("--mauve: install mauve-text, by pip install -e '.[mauve]'") from None
+    found = [features(judge, [ids for ids in some if ids]) for some in (test, rows)]
+    return 100 * float(mauve.compute_mauve(*found, verbose=False).mauve)
 
 
 def report(rows: list[list[int]], train: list[str], judge: TextModel) -> Report:
@@ -126,7 +154,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     data.setup("test")
     train = [example.target for example in data.examples("train")]
     test = common.spaced([[*ids] for _, ids in data.table("test")], options.samples)
-    rows = [{"system": "data", "metrics": common.spread([report(test, train, judge)])}]
+    own = report(test, train, judge) | ({"mauve": 100.0} if options.mauve else {})
+    rows = [{"system": "data", "metrics": common.spread([own])}]
     settings = [("autoregressive", {"decoding": "sample"})]
     ways = [
         {"sampler": "confidence", "decoder": "sample"},
@@ -140,7 +169,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     known = {"num_samples": options.samples, "batch_size": options.batch_size, "dtype": "auto"}
     for name, how in settings:
         made = [generate_texts(models[name], seed=i, **known, **how) for i in range(options.seeds)]
-        metrics = common.spread([report(one.ids, train, judge) for one in made])
+        figures = [report(one.ids, train, judge) for one in made]
+        if options.mauve:
+            figures = [
+                found | {"mauve": mauve_of(judge, one.ids, test)}
+                for found, one in zip(figures, made, strict=True)
+            ]
+        metrics = common.spread(figures)
         seconds = min(one.seconds for one in made) / options.samples
         rows.append(
             {

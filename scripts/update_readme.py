@@ -32,6 +32,7 @@ NAMES = {
     "invented": "invented %",
     "judge_perplexity": "perplexity",
     "entropy": "entropy",
+    "mauve": "MAUVE",
     "self_bleu": "self-BLEU",
     "memorisation": "4-grams of training %",
     "gap_rougeL": "gap ROUGE-L",
@@ -46,7 +47,7 @@ NAMES = {
     "word_length": "letters a word",
 }
 SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2", "invented")
-FREE = ("judge_perplexity", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
+FREE = ("judge_perplexity", "mauve", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
 GAPS = ("gap_rougeL", "gap_bleu", "gap_exact", "rougeL", "bleu", "given_changed")
 REPAIRS = ("right_before", "right_after", "mended", "broken")
 FACTS = ("rouge1", "rouge2", "rougeL", "fact_accuracy", "fact_accuracy_unseen_names")
@@ -241,6 +242,16 @@ def samplers() -> str:
     return "\n\n".join(parts)
 
 
+def guide() -> str:
+    """ROUGE-L of every sampler, of the first of these files."""
+    _, result = next(results("samplers"))
+    steps = list(result["rows"][0]["rougeL"])
+    lines = head(["sampler", *(f"{n} steps" for n in steps)], 1)
+    lines += [line([row["how"], *(f"{row['rougeL'][n]:.1f}" for n in steps)]) for row in result["rows"]]
+    title = f"ROUGE-L of {result['texts']} validation texts of {result['dataset']}, process "
+    return "\n".join([f"{title}`{result['rows'][0]['system']}`:", "", *lines])
+
+
 def likelihoods() -> str:
     """Bits a token of every model under every bound."""
     parts = []
@@ -427,6 +438,7 @@ TABLES = {
     "latencies": latencies,
     "long_sources": long_sources,
     "samplers": samplers,
+    "guide": guide,
     "likelihoods": likelihoods,
     "characters": characters,
     "unconditional": unconditional,

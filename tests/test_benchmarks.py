@@ -6,7 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from conftest import run_training
 from matplotlib.figure import Figure
 
@@ -16,6 +18,7 @@ from textdiff.data import TextData
 from textdiff.generation import generate_texts
 from textdiff.tokenizer import Tokenizer
 from textdiff.train import Training
+from textdiff.twin import Twin
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import ablation
@@ -108,6 +111,22 @@ def test_a_picture_of_text_from_nothing(tmp_path, monkeypatch):
     for long in ({}, {"long": parts}):
         unconditional.plot({"rows": rows, **long}, tmp_path / "plot.png")
     assert [[len(panel.lines) for panel in panels] for panels in drawn] == [[2], [2, 3]]
+
+
+def test_mauve_by_the_states_of_a_judge():
+    """At the last token of every text alone; near 100 for the texts themselves, less for others."""
+    texts = [f"the {word} rain of {i} days" for i in range(20) for word in ("late", "soft", "cold")]
+    tokenizer = Tokenizer.train(texts, 300)
+    torch.manual_seed(0)
+    judge = Twin(Config(conditioning="none", width=32, heads=4, depth=1), tokenizer).eval()
+    rows = tokenizer.encode(texts)
+    found = unconditional.features(judge, rows)
+    assert found.shape == (60, 32)
+    assert np.array_equal(unconditional.features(judge, rows[7:8])[0], found[7])
+    assert not np.allclose(unconditional.features(judge, [rows[7][:-1]])[0], found[7])
+    others = [ids[: len(ids) // 2] for ids in rows]
+    same, far = (unconditional.mauve_of(judge, some, rows) for some in (rows, others))
+    assert same > 95 > 50 > far
 
 
 def test_some_rows_from_everywhere():
