@@ -38,6 +38,7 @@ SYSTEMS: dict[str, list[str]] = {
     "embedding, warped": ["model.network.process=embedding", "model.network.schedule=warped"],
     "embedding, cosine": ["model.network.process=embedding", "model.network.schedule=cosine"],
     "simplex": ["model.network.process=simplex"],
+    "hierarchical": ["model.network.process=hierarchical"],
 }
 WAYS = ({"sampler": "confidence", "decoder": "sample"}, {"sampler": "ancestral", "decoder": "softmax"})
 

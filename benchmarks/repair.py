@@ -4,7 +4,9 @@
         runs/benchmark/arxiv_char27/uniform/model runs/benchmark/arxiv_char27/masked/model
 
 A share of the tokens of every test text, all but its end, is replaced by others, each as likely; models
-that were trained on texts alone repair it (`textdiff.denoise`) and are told the share.
+that were trained on texts alone repair it (`textdiff.denoise`) and are told the share. A model of the process
+`hierarchical` is shown the class of every token instead and writes the tokens anew; beside it stands the
+commonest token of each class.
 `scripts/update_readme.py` makes a table of it.
 """
 
@@ -14,11 +16,13 @@ import time
 from typing import Any
 
 import common
+import torch
 
 from textdiff import load
 from textdiff.evaluation import open_data
 from textdiff.generation import generate_texts
 from textdiff.model import TextModel
+from textdiff.process import Hierarchical
 
 DECODERS = ("greedy", "softmax")
 
@@ -47,6 +51,14 @@ def spoil(model: TextModel, rows: list[list[int]], share: float) -> list[list[in
     return [[other(token) if draw.random() < share else token for token in row] for row in rows]
 
 
+def commonest(model: TextModel, rows: list[list[int]]) -> list[list[int]]:
+    """Instead of every token that of its class which texts hold most often."""
+    process = model.process
+    same = process.class_of[:, None] == process.class_of
+    best = process.log_prior.masked_fill(~same, -torch.inf).argmax(-1).tolist()
+    return [[best[token] for token in row] for row in rows]
+
+
 def figures(true: list[list[int]], wrong: list[list[int]], made: list[list[int]]) -> dict[str, float]:
     """Percentages of tokens."""
     parts = zip(true, wrong, made, strict=True)
@@ -73,10 +85,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         whole = [[token for token in ids if token != eos] for ids in pieces if len(ids) > 1]
         whole = common.spaced([ids[: model.config.max_length - 1] for ids in whole], options.texts)
         true = model.tokenizer.encode(model.tokenizer.decode(whole))
-        for share in options.shares:
-            wrong = spoil(model, true, share)
-            texts = model.tokenizer.decode(wrong)
-            kept = [i for i, ids in enumerate(model.tokenizer.encode(texts)) if ids == wrong[i]]
+        cascade = isinstance(model.process, Hierarchical)
+        for share in [1.0] if cascade else options.shares:
+            wrong = commonest(model, true) if cascade else spoil(model, true, share)
+            # a text that says the classes is any of their words, such as its own
+            texts = model.tokenizer.decode(true if cascade else wrong)
+            told = zip(model.tokenizer.encode(texts), true if cascade else wrong, strict=True)
+            kept = [i for i, (ids, meant) in enumerate(told) if ids == meant]
             for decoder in DECODERS:
                 shared = {"noise": share, "steps": options.steps, "decoder": decoder, "dtype": "auto"}
                 made = generate_texts(model, prompt=[texts[i] for i in kept], **shared)
@@ -84,10 +99,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     [true[i] for i in kept], [wrong[i] for i in kept], [ids[:-1] for ids in made.ids]
                 )
                 metrics = {name: common.span([value]) for name, value in found.items()}
-                rows.append({"system": common.name_of(model), "how": decoder, "share": share})
+                name = f"from classes, {decoder}" if cascade else f"{decoder}, noise {share:g}"
+                rows.append({"system": common.name_of(model), "how": name})
                 rows[-1] |= {"nfe": made.nfe, "texts": len(kept), "metrics": metrics}
                 rows[-1]["examples_shown"] = [texts[kept[0]], made.texts[0]]
-                print({key: rows[-1][key] for key in ("system", "how", "share")} | found, flush=True)
+                print({key: rows[-1][key] for key in ("system", "how")} | found, flush=True)
     seconds = round(time.perf_counter() - start, 1)
     return result | {"steps": options.steps, "wall_seconds": seconds, "rows": rows}
 

@@ -305,9 +305,8 @@ def repairs() -> str:
     """Wrong tokens mended, by share of them."""
     parts = []
     for _, result in results("repair"):
-        rows = [row | {"how": f"{row['how']}, noise {row['share']:g}"} for row in result["rows"]]
-        title = f"**{result['dataset']}**, {rows[0]['texts']} test texts, tokens replaced at random:"
-        parts.append(f"{title}\n\n{table(result | {'rows': rows}, REPAIRS)}")
+        title = f"**{result['dataset']}**, {result['rows'][0]['texts']} test texts, tokens replaced at random:"
+        parts.append(f"{title}\n\n{table(result, REPAIRS)}")
     return "\n\n".join(parts)
 
 
