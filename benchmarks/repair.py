@@ -4,9 +4,9 @@
         runs/benchmark/arxiv_char27/uniform/model runs/benchmark/arxiv_char27/masked/model
 
 A share of the tokens of every test text, all but its end, is replaced by others, each as likely; models
-that were trained on texts alone repair it (`textdiff.denoise`) and are told the share. A model of the process
-`hierarchical` is shown the class of every token instead and writes the tokens anew; beside it stands the
-commonest token of each class.
+that were trained on texts alone repair it (`textdiff.denoise`) and are told the share. A model of the
+process `hierarchical` is shown the class of every token instead and writes the tokens anew; beside it
+stands the commonest token of each class.
 `scripts/update_readme.py` makes a table of it.
 """
 

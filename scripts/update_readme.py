@@ -305,7 +305,8 @@ def repairs() -> str:
     """Wrong tokens mended, by share of them."""
     parts = []
     for _, result in results("repair"):
-        title = f"**{result['dataset']}**, {result['rows'][0]['texts']} test texts, tokens replaced at random:"
+        texts = result["rows"][0]["texts"]
+        title = f"**{result['dataset']}**, {texts} test texts, tokens replaced at random:"
         parts.append(f"{title}\n\n{table(result, REPAIRS)}")
     return "\n\n".join(parts)
 

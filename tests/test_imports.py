@@ -13,6 +13,7 @@ sampler testing likelihood control blocks storage model layout diffusion
 twin generation movie data evaluation report train cli api commands __init__
 """.split()
 UPWARDS = {("train", "cli")}  # `python -m textdiff.train` is the command line
+PARTS = ("denoiser.py", "train.py", "sampler/sampler.py", "objective.py", "blocks.py")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -76,3 +77,17 @@ def test_processes_see_only_tensors():
     for path in FILES:
         if name_of(path) in ("process", "schedule", "transformer"):
             assert {name.split(".")[0] for name in imports(path)} <= known, path
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_all_processes_share_knows_none_of_them(name):
+    """Loop, denoiser and training: a new process or sampler is told to its registry alone."""
+    from textdiff.process import PROCESSES
+    from textdiff.sampler import SAMPLERS
+
+    tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    kinds = {kind.__name__ for kind in (*PROCESSES.values(), *SAMPLERS.values())} - own
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert not used & kinds and not texts & (PROCESSES.keys() | SAMPLERS.keys())
