@@ -1,5 +1,7 @@
 """Hugging Face classifiers that steer, on small local directories with random weights."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,6 +68,20 @@ def shown(model, texts: list[str]) -> tuple[Tensor, Tensor]:
     for row, own in zip(ids, rows, strict=True):
         row[: len(own)] = torch.tensor(own)
     return F.one_hot(ids, len(model.tokenizer)).float() * valid[..., None], valid
+
+
+def test_a_tokenizer_in_older_files_is_read(other, tmp_path):
+    folder = tmp_path / "older"
+    shutil.copytree(other, folder)
+    words = Tokenizer.load(other).backend.get_vocab()
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(sorted(words, key=words.get)) + "\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    control = SequenceClassifier(str(folder), "good", pieces=True)
+    assert control.own.backend.token_to_id("[SEP]") == 3 and control.frame() == ([2], [3])
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(ValueError, match=r"no sequence classifier at .*older"):
+        SequenceClassifier(str(folder), "good", pieces=True)
 
 
 @pytest.mark.parametrize("kind", ["same", "other"])

@@ -90,6 +90,8 @@ class SequenceClassifier(Classifier):
             )
             file = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
             self.own = Tokenizer.load(file or source)
+            if len(self.own) < network.config.get_text_config().vocab_size // 2:  # made of nothing
+                raise ValueError(f"its tokenizer has {len(self.own)} tokens")
         except (OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"no sequence classifier at {str(source)!r} ({reason})") from None
