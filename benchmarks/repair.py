@@ -89,9 +89,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for share in [1.0] if cascade else options.shares:
             wrong = commonest(model, true) if cascade else spoil(model, true, share)
             # a text that says the classes is any of their words, such as its own
-            texts = model.tokenizer.decode(true if cascade else wrong)
-            told = zip(model.tokenizer.encode(texts), true if cascade else wrong, strict=True)
-            kept = [i for i, (ids, meant) in enumerate(told) if ids == meant]
+            meant = true if cascade else wrong
+            texts = model.tokenizer.decode(meant)
+            kept = [i for i, ids in enumerate(model.tokenizer.encode(texts)) if ids == meant[i]]
             for decoder in DECODERS:
                 shared = {"noise": share, "steps": options.steps, "decoder": decoder, "dtype": "auto"}
                 made = generate_texts(model, prompt=[texts[i] for i in kept], **shared)

@@ -42,7 +42,7 @@ BUGS = [
         "spread",
         "oracle",
     ),
-    Bug("repairs with drawn tokens", "api.py", '"decoder": "greedy"', '"decoder": "softmax"', "infill"),
+    Bug("repairs with drawn tokens", "api.py", 'REPAIRING = "greedy"', 'REPAIRING = "softmax"', "infill"),
     Bug("a flat schedule passes", "schedule.py", "(gamma.diff() <= 0)", "(gamma.diff() < 0)", "schedule"),
     Bug(
         "both races with the same numbers",
@@ -75,8 +75,8 @@ BUGS = [
     Bug(
         "texts end where they must not",
         "control/words.py",
-        "NEVER * (place < self.tokens)",
-        "NEVER * (place >= self.tokens)",
+        "NEVER * (place < least)",
+        "NEVER * (place >= least)",
         "control",
     ),
     Bug(
@@ -634,8 +634,8 @@ BUGS = [
     Bug(
         "score with sigma for sigma^2",
         "process/gaussian.py",
-        '"score": -noise / sigma}',
-        '"score": -noise}',
+        "-noise / sigma",
+        "-noise",
         "laws",
     ),
     Bug(

@@ -21,6 +21,7 @@ from textdiff.twin import find_system
 __all__ = ["Generation", "TextDiffusion", "denoise", "generate", "infill", "load", "pipeline"]
 
 GAP = "___"
+REPAIRING = "greedy"  # decoder of `denoise`
 
 
 def load(source: str | Path, device: str = "auto") -> TextModel:
@@ -128,7 +129,7 @@ def denoise(
     Raises:
         ValueError: a text longer than the model, a share that is none, or what `generate` refuses.
     """
-    options = {"prompt": texts, "noise": noise, "decoder": "greedy"} | options
+    options = {"prompt": texts, "noise": noise, "decoder": REPAIRING} | options
     return generate(model, sources, return_dict=return_dict, **options)
 
 

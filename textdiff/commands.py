@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from textdiff.api import GAP, load
+from textdiff.api import GAP, REPAIRING, load
 from textdiff.control import AtLeast, Avoid, Contain, SequenceClassifier
 from textdiff.files import KNOWN, LINES, example_of, read
 from textdiff.generation import generate_texts
@@ -161,7 +161,7 @@ def fill(model: str, file: str, sources: str | None = None, device: str = "auto"
     """Read texts with gaps or mistakes, write whole ones."""
     options |= {"prompt": read_texts(file)}
     if "noise" in options:
-        options.setdefault("decoder", "greedy")
+        options.setdefault("decoder", REPAIRING)
     if sources is not None:
         options["sources"] = read_texts(sources)
     show(load(model, device), **options)

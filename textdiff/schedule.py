@@ -65,7 +65,9 @@ class Schedule(nn.Module, ABC):
         wrong = (~gamma.isfinite()).nonzero()[:, 0].tolist()
         if wrong:
             raise ValueError(f"schedule {name}: gamma is {gamma[wrong[0]]:g} at t = {t[wrong[0]]:.2f}")
-        for i in (gamma.diff() <= 0).nonzero()[:, 0].tolist():
+        falls = (gamma.diff() <= 0).nonzero()[:, 0].tolist()
+        if falls:
+            i = falls[0]
             raise ValueError(
                 f"schedule {name}: gamma must rise, but goes from {gamma[i]:.4g} at t = {t[i]:.2f} to "
                 f"{gamma[i + 1]:.4g} at t = {t[i + 1]:.2f}"

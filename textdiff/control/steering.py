@@ -42,11 +42,6 @@ class Watched(Wrapper):
         own = {} if past is None else {"past": past[0]}
         return self.denoiser(x_t, t, **own, **inputs).float()
 
-    def places(self, past: object, valid: Tensor) -> Tensor:
-        """Where in the whole text `(B, L)` the tokens of `valid (B, L)` stand."""
-        place = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
-        return place if past is None else past[2].sum(1, keepdim=True) + place
-
     def look(
         self, logits: Tensor, x_t: Tensor, t: Tensor, past: object, mask: Tensor, valid: Tensor
     ) -> View:
@@ -136,6 +131,11 @@ class Steered(Watched):
     def __init__(self, denoiser: nn.Module, controls: Sequence[Control]) -> None:
         super().__init__(denoiser, [one for one in controls if not isinstance(one, Placed)])
         self.placed = [one for one in controls if isinstance(one, Placed)]
+
+    def places(self, past: object, valid: Tensor) -> Tensor:
+        """Where in the whole text `(B, L)` the tokens of `valid (B, L)` stand."""
+        place = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
+        return place if past is None else past[2].sum(1, keepdim=True) + place
 
     def forward(self, x_t: Tensor, t: Tensor, past: object = None, **inputs: Tensor | None) -> Tensor:
         logits = self.ask(x_t, t, past, **inputs)

@@ -151,6 +151,13 @@ class Avoid(Words):
         return out
 
 
+def unended(place: Tensor, least: int, eos_id: int, vocabulary: int) -> Tensor:
+    """`(B, L, V)`: no EOS at those of `place (B, L)` before `least`, all else alike."""
+    out = place.new_zeros((*place.shape, vocabulary), dtype=torch.float32)
+    out[..., eos_id] = NEVER * (place < least)
+    return out
+
+
 class WordAt(Placed):
     """A word at a place.
 
@@ -177,8 +184,7 @@ class WordAt(Placed):
         return torch.full_like(given, self.place + len(self.ids) + 1)
 
     def at(self, place: Tensor, vocabulary: int) -> Tensor:
-        out = place.new_zeros((*place.shape, vocabulary), dtype=torch.float32)
-        out[..., self.eos_id] = NEVER * (place < self.place)
+        out = unended(place, self.place, self.eos_id, vocabulary)
         token = torch.arange(vocabulary, device=place.device)
         for r, own in enumerate(self.ids):
             other = (place == self.place + r)[..., None] & (token != own)
@@ -209,6 +215,4 @@ class AtLeast(Placed):
         return torch.full_like(given, self.tokens + 1)
 
     def at(self, place: Tensor, vocabulary: int) -> Tensor:
-        out = place.new_zeros((*place.shape, vocabulary), dtype=torch.float32)
-        out[..., self.eos_id] = NEVER * (place < self.tokens)
-        return out
+        return unended(place, self.tokens, self.eos_id, vocabulary)

@@ -89,16 +89,24 @@ class Gaussian(Process):
         """
         alpha, sigma = self.schedule(column(t, x_t))
         noise = (x_t - alpha * x_0) / sigma
-        known = {"clean": x_0, "noise": noise, "score": -noise / sigma}
-        return (known | {"velocity": alpha * noise - sigma * x_0})[what]
+        known = {
+            "clean": lambda: x_0,
+            "noise": lambda: noise,
+            "score": lambda: -noise / sigma,
+            "velocity": lambda: alpha * noise - sigma * x_0,
+        }
+        return known[what]()
 
     def clean(self, what: str, x_t: Tensor, value: Tensor, t: Tensor) -> Tensor:
         """The clean mean that a `value` of `express` tells of, for any schedule."""
         alpha, sigma = self.schedule(column(t, x_t))
-        known = {"clean": value, "noise": (x_t - sigma * value) / alpha}
-        known |= {"score": (x_t + sigma**2 * value) / alpha}
-        known |= {"velocity": (alpha * x_t - sigma * value) / (alpha**2 + sigma**2)}
-        return known[what]
+        known = {
+            "clean": lambda: value,
+            "noise": lambda: (x_t - sigma * value) / alpha,
+            "score": lambda: (x_t + sigma**2 * value) / alpha,
+            "velocity": lambda: (alpha * x_t - sigma * value) / (alpha**2 + sigma**2),
+        }
+        return known[what]()
 
     def step(
         self,
