@@ -376,8 +376,8 @@ BUGS = [
     Bug(
         "copied words weighed by how common they are",
         "denoiser.py",
-        "+ self.bar + log_posterior - prior",
-        "+ self.bar + log_posterior",
+        "(self.bar - prior)",
+        "self.bar",
         "pointer",
     ),
     Bug(
@@ -641,15 +641,15 @@ BUGS = [
     Bug(
         "features at the wrong variance",
         "process/gaussian.py",
-        "codebook().square().mean()",
-        "codebook().square().sum(-1).mean()",
+        "alpha**2 * self.power",
+        "alpha**2 * self.power * self.state_width",
         "denoiser",
     ),
     Bug(
         "codebook not normalised",
         "process/embedding.py",
-        "F.normalize(self.embedding.weight, dim=-1)",
-        "self.embedding.weight",
+        "F.normalize(rows, dim=-1) * self.scale",
+        "rows * self.scale",
         "laws denoiser",
     ),
     Bug(

@@ -110,7 +110,7 @@ class Denoiser(nn.Module):
 
     def encode_source(self, source: Tensor, source_mask: Tensor) -> Context:
         """Read `source (B, S)` once: cross-attention keys and values for every step."""
-        memory, mask = self.encoder(self.process.table()[source], source_mask)
+        memory, mask = self.encoder(self.process.table(source), source_mask)
         context = self.transformer.remember(memory, mask)
         return context if self.pointer is None else self.pointer.remember(context, memory, source)
 
@@ -183,7 +183,7 @@ class Denoiser(nn.Module):
             return logits + log_posterior
         # the mixture is what is known before the noisy token is seen: a copied word may be a rare one
         prior = self.process.log_prior
-        return self.pointer(h, logits + prior, context) + self.bar + log_posterior - prior
+        return self.pointer(h, logits + prior, context) + (log_posterior + (self.bar - prior))
 
 
 def bar_of(vocabulary: int, barred: Iterable[int]) -> Tensor:

@@ -213,12 +213,12 @@ class TextDiffusion(TextModel):
     ) -> Tensor:
         """A first prediction, reread `(B, L, E)`, for the `chosen` rows; zero elsewhere."""
         if not chosen.any():  # zeros, not None: every parameter takes part in every step (DDP)
-            return self.process.table()[ids] * 0
+            return self.process.table(ids) * 0
         rows = chosen.nonzero()[:, 0]
         some = {key: value[rows] for key, value in inputs.items()}
         part = None if context is None else context.select(rows)
         probs = torch.softmax(self.denoiser(x_t[rows], t[rows], context=part, **some), -1)
-        guess, given = self.process.reread(probs), self.process.table()[ids[rows]]
+        guess, given = self.process.reread(probs), self.process.table(ids[rows])
         guess = torch.where(some["mask"][..., None], guess, given.to(guess.dtype))
         return guess.new_zeros(len(ids), *guess.shape[1:]).index_copy(0, rows, guess)
 
@@ -227,7 +227,7 @@ class TextDiffusion(TextModel):
         if context is not None:
             return context.pooled
         given = (valid & ~mask)[..., None]
-        embedded = self.process.table()[ids] * given
+        embedded = self.process.table(ids) * given
         return embedded.sum(1) / given.sum(1).clamp(min=1)
 
     def nats(

@@ -47,4 +47,5 @@ class Pointer(nn.Module):
         share = torch.softmax(scores.masked_fill(~context.mask[:, None], -torch.inf), -1)
         probs = torch.softmax(logits.float(), -1) * share[..., :1]
         place = tokens[:, None, 1:].expand(-1, share.shape[1], -1)
-        return probs.scatter_add(-1, place, share[..., 1:]).clamp(min=LEAST).log()
+        # in place: of a vocabulary a copy costs as much as all of the copying
+        return probs.scatter_add_(-1, place, share[..., 1:]).add_(LEAST).log()

@@ -85,15 +85,16 @@ class Twin(TextModel):
     def fit_data(self, data: Statistics) -> None:
         self.log_prior.copy_(log_unigram(data.token_counts()))
 
-    def table(self) -> Tensor:
-        """`(V, E)`: the embeddings, read and written, unit variance a coordinate."""
-        return F.normalize(self.embedding.weight, dim=-1) * self.config.embedding_width**0.5
+    def table(self, ids: Tensor | None = None) -> Tensor:
+        """`(V, E)`: the embeddings, read and written, unit variance a coordinate; or those of `ids`."""
+        rows = self.embedding.weight if ids is None else self.embedding(ids)
+        return F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
 
     def encode_source(self, source: Tensor | None, source_mask: Tensor | None) -> Context | None:
         """Read `source (B, S)` once, or return None where there is no encoder."""
         if self.encoder is None:
             return None
-        memory, mask = self.encoder(self.table()[source], source_mask)
+        memory, mask = self.encoder(self.table(source), source_mask)
         context = self.transformer.remember(memory, mask)
         return context if self.pointer is None else self.pointer.remember(context, memory, source)
 

@@ -26,7 +26,18 @@ class Embedding(Gaussian):
         self.scale = scale
 
     def codebook(self) -> Tensor:
-        return F.normalize(self.embedding.weight, dim=-1) * self.scale
+        return self.place(self.embedding.weight)
+
+    def encode(self, ids: Tensor) -> Tensor:
+        return self.place(self.embedding(ids))
+
+    def place(self, rows: Tensor) -> Tensor:
+        """Embeddings `(..., D)` on the sphere."""
+        return F.normalize(rows, dim=-1) * self.scale
+
+    @property
+    def power(self) -> float:
+        return self.scale**2 / self.state_width
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         # all points have one norm, whose term is a constant: one matrix product is enough

@@ -45,6 +45,11 @@ class Gaussian(Process):
     def codebook(self) -> Tensor:
         """Clean point of every token, `(V, D)`."""
 
+    @property
+    @abstractmethod
+    def power(self) -> float:
+        """Mean square of a number of the clean points."""
+
     def encode(self, ids: Tensor) -> Tensor:
         return self.codebook()[ids]
 
@@ -157,6 +162,6 @@ class Gaussian(Process):
     def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
         """Posterior mean beside the state scaled to unit variance, `(B, L, F)`."""
         alpha, sigma = self.schedule(column(t, x_t))
-        variance = alpha**2 * self.codebook().square().mean() + sigma**2
+        variance = alpha**2 * self.power + sigma**2
         posterior = super().features(x_t, t, log_posterior)
         return torch.cat([posterior, (x_t / variance.sqrt()).to(posterior)], dim=-1)

@@ -50,11 +50,13 @@ class Process(nn.Module, ABC):
         """Width F of `features`."""
         return self.embedding.embedding_dim
 
-    def table(self) -> Tensor:
-        """`(V, D)`: the token embeddings that the network reads, unit variance a coordinate by itself."""
-        if not self.normalised:
-            return self.embedding.weight
-        return F.normalize(self.embedding.weight, dim=-1) * self.embedding.embedding_dim**0.5
+    def table(self, ids: Tensor | None = None) -> Tensor:
+        """`(V, D)`: the token embeddings that the network reads, unit variance a coordinate by itself.
+
+        With `ids (...)` only theirs, `(..., D)`: a large table is not scaled for a few tokens.
+        """
+        rows = self.embedding.weight if ids is None else self.embedding(ids)
+        return F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5 if self.normalised else rows
 
     @abstractmethod
     def encode(self, ids: Tensor) -> Tensor:

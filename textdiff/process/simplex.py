@@ -69,6 +69,8 @@ class Simplex(Gaussian):
         """All corners, `(V, V)`: for tests; nothing else here needs them side by side."""
         return 2 * torch.eye(self.state_width).to(self.embedding.weight) - 1
 
+    power = 1.0
+
     def encode(self, ids: Tensor) -> Tensor:
         return F.one_hot(ids, self.state_width).to(self.embedding.weight.dtype).mul_(2).sub_(1)
 
@@ -114,6 +116,9 @@ class LinearSimplex(Embedding):
             covariance = covariance + ridge * torch.eye(len(covariance)).to(table)
             white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), table.T, upper=False)
         return white.T * self.scale * (len(table) / table.shape[1]) ** 0.5
+
+    def encode(self, ids: Tensor) -> Tensor:
+        return Gaussian.encode(self, ids)
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         return Gaussian.log_likelihood(self, x_t, t)
