@@ -288,6 +288,37 @@ def test_early_stopping_from_a_config(tmp_path, files):
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("system", ["diffusion", "autoregressive"])
+def test_patience_ends_with_the_best_model(tmp_path, files, capsys, system):
+    """A rate that destroys what the first steps have learned; going on is still possible."""
+    options = {"trainer__max_steps": 40, "trainer__val_check_interval": 2, "model__ema_decay": 0}
+    options |= {"model__learning_rate": 0.5, "model__warmup_steps": 20, "model__network__system": system}
+    run_training(tmp_path, "--patience", "2", **files, **options)
+    with (tmp_path / "metrics.csv").open() as file:
+        found = [row for row in csv.DictReader(file) if row["val_loss"]]
+    losses = {int(row["step"]) + 1: float(row["val_loss"]) for row in found}
+    best = min(losses, key=losses.__getitem__)
+    assert checkpoint(tmp_path)["global_step"] == max(losses) == best + 4 < 40
+    assert f"model is that of step {best}" in capsys.readouterr().out
+    kept = checkpoint(tmp_path, "best")
+    weights = {name.removeprefix("model."): x for name, x in kept["state_dict"].items()}
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    assert (
+        kept["global_step"] == best
+        and saved
+        and all(torch.equal(x, weights[n]) for n, x in saved.items())
+    )
+    last = checkpoint(tmp_path)["state_dict"]
+    assert any(not torch.equal(x, last[f"model.{name}"]) for name, x in saved.items())
+
+
+def test_patience_needs_validation(tmp_path, files, capsys):
+    with pytest.raises(SystemExit, match="patience: needs validation"):
+        run_training(tmp_path, "--patience", "2", **files, trainer__limit_val_batches=0)
+    with pytest.raises(SystemExit, match="patience"):
+        run_training(tmp_path, "--patience", "0", **files)
+
+
 def test_logs(tmp_path, files):
     options = {"model__validation_examples": 2, "report__examples": 2, "trainer__log_every_n_steps": 4}
     run_training(tmp_path, **files, **options)

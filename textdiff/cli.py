@@ -20,7 +20,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -63,11 +63,28 @@ class Checkpoint(ModelCheckpoint):
         self.on_validation_end(trainer, module)
 
 
+class Best(ModelCheckpoint):
+    """Keeps the weights of the best validation, and ends a training with them."""
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        found = torch.load(self.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(found["state_dict"])
+        rank_zero_only(print)(
+            f"\nstopped at step {trainer.global_step}; the model is that of step "
+            f"{found['global_step']}, with the best {self.monitor} ({self.best_model_score:.4f})"
+        )
+
+
 class CLI(LightningCLI):
     """LightningCLI with our data, module, callbacks and loggers."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Report, "report")
+        parser.add_argument(
+            "--patience",
+            type=int | None,
+            help="stop after so many validations without a better val_loss; the best model is the result",
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -121,9 +138,23 @@ class CLI(LightningCLI):
         if config["enable_checkpointing"] is not False:
             options = {"save_last": "link", "enable_version_counter": False}
             callbacks.append(Checkpoint(root / "checkpoints", filename="{step}", **options))
+        callbacks += self.stopping(root / "checkpoints", config)
         if config["enable_progress_bar"] is not False and not has_bar(callbacks):
             callbacks.append(TQDMProgressBar())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def stopping(self, folder: Path, config: Any) -> list[L.Callback]:
+        """What `--patience` asks for."""
+        patience = self._get(self.config, "patience")
+        if self.subcommand != "fit" or patience is None:
+            return []
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1 validation, not {patience}")
+        if 0 in (config["limit_val_batches"], config["enable_checkpointing"]):
+            raise ValueError("patience: needs validation and checkpoints, which are switched off")
+        options = {"save_weights_only": True, "enable_version_counter": False}
+        best = Best(folder, filename="best", monitor="val_loss", **options)
+        return [EarlyStopping("val_loss", patience=patience), best]
 
 
 def adopt(data: Any, model: Config) -> None:
