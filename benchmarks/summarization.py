@@ -65,6 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--distill_decoding", default="beam", help="beam or greedy")
     parser.add_argument("--distill_examples", type=int, help="only the first training examples")
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
+    parser.add_argument("--start", type=Path, help="folder of an earlier run, whose models are fine-tuned")
     for system in SYSTEMS:
         parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
     options = parser.parse_args()
@@ -86,6 +87,7 @@ def training_flags(options: argparse.Namespace, name: str) -> list[str]:
     twin = name == "autoregressive"
     flags += ["--model.network.system", name if twin else "diffusion"]
     flags += [] if twin or name == "embedding" else ["--model.network.process", name]
+    flags += ["--model.init_from", str(options.start / name / "model")] if options.start else []
     return [*flags, *(f"--{flag}" for flag in options.set + (options.set_twin if twin else []))]
 
 
