@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--distill_decoding", default="beam", help="beam or greedy")
     parser.add_argument("--distill_examples", type=int, help="only the first training examples")
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
-    parser.add_argument("--start", type=Path, help="folder of an earlier run, whose models are fine-tuned")
+    parser.add_argument("--start", type=Path, help="folder of a run whose models are fine-tuned")
     for system in SYSTEMS:
         parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
     options = parser.parse_args()
