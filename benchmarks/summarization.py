@@ -5,8 +5,8 @@
 
 All systems see the same data, one after the other, for as many steps as fill the minutes at the pace
 of a short probe, and are scored on the whole test set in the same run. Single samples and MBR of
-several candidates are separate rows; nothing is ever chosen by a reference. Temperatures and the
-length penalty are chosen on validation.
+several candidates are separate rows; nothing is ever chosen by a reference. Temperatures, the length
+penalty of the beam and the length quantile of diffusion are chosen by ROUGE-L on validation.
 `scripts/update_readme.py` turns the results into tables.
 """
 
@@ -29,12 +29,13 @@ from textdiff.data import TextData
 from textdiff.files import read
 from textdiff.generation import generate_texts
 from textdiff.hardware import fast_dtype
-from textdiff.metrics import ROUGE_SCORER, bleu, lead, rouge
+from textdiff.metrics import ROUGE_SCORER, lead, rouge
 from textdiff.model import TextModel
 
 SYSTEMS = ("diffusion", "autoregressive")  # the kinds, for which training settings are counted
 DISTILLED = "-distilled"
 PENALTIES = (0.6, 1.0, 1.4)
+QUANTILES = (0.2, 0.3, 0.4, 0.5)
 TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 1.0)
 
 
@@ -157,9 +158,10 @@ def write(
 def choose(
     model: TextModel, held: list[Any], size: int, settings: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The setting with the best BLEU on held-out validation examples, and the BLEU of all."""
+    """The setting with the best ROUGE-L on held-out validation examples, and the ROUGE-L of all."""
     references = [example.references for example in held]
-    scores = [bleu(write(model, held, size, **one)[0].texts, references) for one in settings]
+    written = [write(model, held, size, **one)[0].texts for one in settings]
+    scores = [statistics.mean(rouge(texts, references)["rougeL"]) for texts in written]
     best = settings[max(range(len(settings)), key=scores.__getitem__)]
     names = [json.dumps(one) for one in settings]
     return best, dict(zip(names, scores, strict=True))
@@ -178,7 +180,7 @@ def mbr_row(
     best, trials = choose(model, held[:100], options.batch_size, grid)
     chosen = best | {"candidates": options.candidates}
     made = write(model, examples, options.batch_size, options.seeds, **chosen)
-    return row(name, made, examples, model, **chosen, utility="rougeL", validation_bleu=trials)
+    return row(name, made, examples, model, **chosen, utility="rougeL", validation_rougeL=trials)
 
 
 def diffusion_rows(
@@ -187,25 +189,30 @@ def diffusion_rows(
     """Single samples at every NFE, the surest tokens first or all together; then MBR."""
     size, name, rows = options.batch_size, common.name_of(model), []
 
-    def grid(**how: Any) -> list[dict[str, Any]]:
-        return [{**how, "steps": options.mbr_nfe, "temperature": t} for t in TEMPERATURES]
+    # the likeliest token is the same at every temperature: with `confidence` only lengths are to choose
+    usual = {"sampler": "confidence", "steps": options.mbr_nfe}
+    single, lengths = choose(model, held, size, [usual | {"length_quantile": q} for q in QUANTILES])
 
-    # the likeliest token is the same at every temperature: with `confidence` there is nothing to choose
-    single = [{"sampler": "confidence", "steps": options.mbr_nfe}]
+    def grid(**how: Any) -> list[dict[str, Any]]:
+        return [single | how | {"temperature": t} for t in TEMPERATURES]
+
     for sampler in options.samplers:
-        way = single if sampler == "confidence" else grid(sampler=sampler, decoder="softmax")
-        best, trials = choose(model, held, size, way)
+        best, trials = single, lengths
+        if sampler != "confidence":
+            best, trials = choose(model, held, size, grid(sampler=sampler, decoder="softmax"))
         for nfe in sorted(options.nfe):
             chosen = best | {"steps": nfe}
             made = write(model, examples, size, options.seeds, **chosen)
-            rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
+            rows.append(
+                row(name, made, examples, model, candidates=1, validation_rougeL=trials, **chosen)
+            )
             if made[0].nfe < nfe:  # every token had a step of its own: more change nothing
                 break
     if options.candidates == 1:
         return rows
     # candidates differ by length and noise, or are drawn too: as many settings as the twin's
-    drawn = grid(sampler="confidence", decoder="sample")[:-1]
-    return [*rows, mbr_row(name, model, examples, held, options, [*single, *drawn])]
+    drawn = grid(decoder="sample")[:-1]
+    return [*rows, mbr_row(name, model, examples, held, options, [single, *drawn])]
 
 
 def greedy_row(model: TextModel, examples: list[Any], batch_size: int, **details: Any) -> dict[str, Any]:
@@ -223,7 +230,7 @@ def twin_rows(
     grid = [{"decoding": {"name": "beam", "beams": 4, "length_penalty": p}} for p in PENALTIES]
     chosen, trials = choose(model, held, size, grid)
     made = write(model, examples, size, **chosen)
-    rows.append(row(name, made, examples, model, candidates=1, validation_bleu=trials, **chosen))
+    rows.append(row(name, made, examples, model, candidates=1, validation_rougeL=trials, **chosen))
     if options.candidates == 1:
         return rows
     sample = [{"decoding": {"name": "sample", "temperature": t}} for t in TEMPERATURES]

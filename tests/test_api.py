@@ -122,6 +122,37 @@ def test_length_is_kept(model, free):
     assert len(textdiff.generate(free, num_samples=1, length=24, return_dict=True).ids[0]) == 24
 
 
+def lengths(model, *args, **options):
+    return [len(ids) for ids in textdiff.generate(model, *args, steps=1, return_dict=True, **options).ids]
+
+
+@pytest.mark.parametrize("name", ["model", "joined"])
+def test_a_length_quantile_is_the_median_of_the_lengths(name, request):
+    """Ten candidates have the quantiles 0.05, 0.15, ...; a single text has the one asked for."""
+    model = request.getfixturevalue(name)
+    spread = torch.tensor(lengths(model, SOURCES, candidates=10)).view(-1, 10)
+    for place in (0, 3, 6, 9):
+        assert lengths(model, SOURCES, length_quantile=(place + 0.5) / 10) == spread[:, place].tolist()
+    shorter = torch.tensor(lengths(model, SOURCES, candidates=9, length_quantile=0.25)).view(-1, 9)
+    assert shorter[:, 4].tolist() == spread[:, 2].tolist()
+    assert (shorter[:, 0] < shorter[:, 8]).all()
+
+
+def test_lengths_from_nothing_by_their_quantile(free):
+    short, usual = (lengths(free, num_samples=20, length_quantile=q) for q in (0.2, 0.5))
+    assert usual == lengths(free, num_samples=20) and sum(short) < sum(usual)
+    assert all(a <= b for a, b in zip(short, usual, strict=True))
+
+
+@pytest.mark.parametrize("other", [{"length": 9}, {"block_length": 4}])
+def test_a_length_quantile_beside_a_length(free, other):
+    with pytest.raises(ValueError, match="length_quantile is for predicted lengths"):
+        textdiff.generate(free, num_samples=1, length_quantile=0.4, **other)
+    for wrong in (0, 1, -0.5):
+        with pytest.raises(ValueError, match="length_quantile must be above 0 and below 1"):
+            textdiff.generate(free, num_samples=1, length_quantile=wrong)
+
+
 def test_precision_inside_the_network(model, monkeypatch):
     texts = {name: textdiff.generate(model, SOURCES[:2], dtype=name) for name in ("float32", "bfloat16")}
     for fast, name in ((True, "bfloat16"), (False, "float32")):

@@ -61,8 +61,8 @@ def generate(
         return_dict: give a `Generation` (ids, candidates, trajectory, NFE, seconds), not a list.
         options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`,
             `dtype`, `trajectory`, `progress`, `gap` of `generate_texts`; `steps`, `sampler`, `decoder`,
-            `temperature`, `guidance_scale`, `given` (conditional, replace, repaint) of diffusion models;
-            `decoding` of autoregressive ones.
+            `temperature`, `guidance_scale`, `length_quantile`, `given` (conditional, replace, repaint) of
+            diffusion models; `decoding` of autoregressive ones.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.

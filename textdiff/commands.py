@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
 def add_common(sub: argparse.ArgumentParser) -> None:
     """Arguments of all writing."""
     sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
+    sub.add_argument("--length_quantile", type=float, help="among predicted lengths; below 0.5 shorter")
     sub.add_argument("--steps", type=int, help="network evaluations of a text")
     sub.add_argument("--sampler", help=f"one of: {', '.join(SAMPLERS)}")
     sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")

@@ -66,7 +66,7 @@ class TextDiffusion(TextModel):
     system = "diffusion"
     options = frozenset(
         {"steps", "sampler", "decoder", "temperature", "guidance_scale", "block_length", "controls"}
-    ) | {"given", "noise"}
+    ) | {"given", "noise", "length_quantile"}
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         network = embedding = None

@@ -3,9 +3,11 @@
 Text i with candidate c carries the number i * candidates + c, and all randomness is keyed by it, so a
 text does not depend on the batch size or on its neighbours. Candidates differ in noise and in length
 (quantile (c + 1/2) / candidates of the predicted distribution) and are chosen by minimum Bayes risk,
-which sees no reference.
+which sees no reference. With a `length_quantile` q all quantiles u are u^(log q / log 1/2): the
+median is q.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -100,8 +102,9 @@ def generate_texts(
         trajectory: also return the text after every step.
         progress: show a progress bar.
         options: the model's own: steps, sampler, decoder, temperature, guidance_scale, block_length,
-            controls (of `textdiff.control`); decoding. Unless a decoder is named, tokens are drawn
-            (`sample`) without a source and with a temperature, and the likeliest (`softmax`) else.
+            length_quantile (place in the predicted lengths, above 0 and below 1; below 1/2 texts are
+            shorter), controls (of `textdiff.control`); decoding. Unless a decoder is named, tokens are
+            drawn (`sample`) without a source and with a temperature, and the likeliest (`softmax`) else.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
@@ -150,7 +153,12 @@ def choose(
     twin = candidates > 1 and model.system == "autoregressive"
     if twin and named(own.get("decoding", "greedy")).get("name") != "sample":
         own["decoding"] = "sample"
+    fixed = [name for name in ("block_length", "noise") if (own | options).get(name) is not None]
+    if "length_quantile" in options and (sized or fixed):
+        raise ValueError("length_quantile is for predicted lengths, here they are given: leave it out")
     options = own | options
+    if not 0 < (place := options.get("length_quantile", 0.5)) < 1:
+        raise ValueError(f"length_quantile must be above 0 and below 1, not {place}")
     if twin:
         if (found := named(options["decoding"]).get("name")) != "sample":
             raise ValueError(f"candidates: texts written by {found} are all alike; use decoding='sample'")
@@ -299,7 +307,7 @@ def make_request(
         source_mask=source_mask,
         prompt=[task.prompts[i] for i in rows],
         hidden=torch.tensor([task.hidden[i] for i in rows]),
-        quantile=quantiles(model, task, rows, seed),
+        quantile=quantiles(model, task, rows, seed, settings["options"].get("length_quantile", 0.5)),
         length=length,
         **settings,
     )
@@ -323,9 +331,10 @@ def write_all(
     return rows, [frames + frames[-1:] * (longest - len(frames)) for frames in watched], nfe
 
 
-def quantiles(model: TextModel, task: Task, rows: list[int], seed: int) -> Tensor:
+def quantiles(model: TextModel, task: Task, rows: list[int], seed: int, median: float) -> Tensor:
     """Place in the length distribution: stratified with a source, drawn without one."""
     if model.config.conditioning == "none":
-        return Noise(seed, rows, step=2**32).uniform((len(rows),))
-    candidate = torch.tensor(rows) % task.candidates
-    return (candidate + 0.5) / task.candidates
+        place = Noise(seed, rows, step=2**32).uniform((len(rows),))
+    else:
+        place = (torch.tensor(rows) % task.candidates + 0.5) / task.candidates
+    return place ** (math.log(median) / math.log(0.5))
