@@ -223,6 +223,8 @@ def how(row: dict[str, Any]) -> str:
     """Sampler or decoding, and MBR, in words; or what the row itself says."""
     spec = row.get("how") or row.get("sampler") or row.get("decoding") or ""
     parts = [spec["name"] if isinstance(spec, dict) else spec, row.get("training", "")]
+    place = row.get("length_quantile", 0.5)
+    parts.append(f"lengths at {place:g}" if place != 0.5 else "")
     parts.append(f"MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
     return ", ".join(part for part in parts if part)
 
