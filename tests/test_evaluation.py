@@ -97,12 +97,30 @@ def test_a_missing_file_is_named(trained):
         main(["evaluate", str(trained / "model"), "nowhere.jsonl"])
 
 
-def test_processes_on_tokens_have_no_density():
+def batch_of(model):
+    ids = torch.full((1, 2), model.tokenizer.eos_id)
+    whole = torch.ones_like(ids, dtype=torch.bool)
+    return {"ids": ids, "mask": whole, "valid": whole, "index": torch.zeros(1, dtype=torch.long)}
+
+
+@pytest.mark.parametrize("bound", ["ode", "ode_exact"])
+def test_processes_on_tokens_have_no_density(bound):
     from test_blocks import make_model
 
     model = make_model(process="masked")
-    ids = torch.full((1, 4), model.tokenizer.eos_id)
-    whole = torch.ones_like(ids, dtype=torch.bool)
-    batch = {"ids": ids, "mask": whole, "valid": whole, "index": torch.zeros(1, dtype=torch.long)}
-    with pytest.raises(ValueError, match="Masked has no density"):
-        model.nats(batch, 0, bound="ode")
+    with pytest.raises(ValueError, match=f"bound {bound}: Masked has no density"):
+        model.nats(batch_of(model), 0, bound=bound)
+
+
+def test_a_density_without_chance():
+    """Random directions decide nothing, and are near to it."""
+    from test_blocks import make_model
+
+    model = make_model(embedding_width=2)
+
+    def nats(bound, count):
+        return float(model.nats(batch_of(model), 0, bound=bound, evaluations=count).parts["ode"])
+
+    assert nats("ode_exact", 1) == nats("ode_exact", 5)
+    few, more = nats("ode", 1), nats("ode", 8)
+    assert few != more and more == pytest.approx(nats("ode_exact", 1), abs=1.0)

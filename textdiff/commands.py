@@ -72,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--text_column", help="of the sources; alone: of the texts")
     sub.add_argument("--summary_column", help="of the texts")
     sub.add_argument("--max_examples", type=int, help="only the first rows")
-    sub.add_argument("--bound", help="order, diffusion or ode; see the help of TextDiffusion.nats")
+    sub.add_argument(
+        "--bound", help="order, diffusion, ode, ode_exact; see the help of TextDiffusion.nats"
+    )
     sub.add_argument("--steps", type=int, help="of the bound `diffusion`, or of a written text")
     sub.add_argument("--evaluations", type=int, help="terms of the bound, a text")
     sub.add_argument("--sampler", help=f"of written texts: {', '.join(SAMPLERS)}")

@@ -243,7 +243,8 @@ class TextDiffusion(TextModel):
 
         Args:
             bound: "order" (any order, as the sampler `confidence` writes), "diffusion" (the ELBO of
-                `steps` ancestral steps) or "ode" (the density of the state; Gaussian processes).
+                `steps` ancestral steps) or "ode" (the density of the state; Gaussian processes), or
+                "ode_exact": its trace without random directions, L * D backward passes an evaluation.
             evaluations: terms of a bound for every text, or random directions for the density. A model
                 that is trained on its own predictions predicts twice for a term, the second time with the
                 first in view: the bound is that of a sampler that does so, too. The density does not.
@@ -255,7 +256,7 @@ class TextDiffusion(TextModel):
         ids, valid = batch["ids"], batch["valid"]
         context = self.read(batch.get("source"), batch.get("source_mask"))
         mask = batch["mask"] & (self.denoiser.bar[ids] == 0)
-        twice = self.config.self_conditioning > 0 and bound != "ode"
+        twice = self.config.self_conditioning > 0 and not bound.startswith("ode")
 
         def denoise(x_t: Tensor, t: Tensor, mask: Tensor) -> Tensor:
             inputs, every = {"mask": mask, "valid": valid}, torch.ones_like(mask[:, 0])

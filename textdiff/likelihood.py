@@ -196,11 +196,14 @@ def find_bound(name: str, process: Process, steps: int, evaluations: int) -> Cal
         "order": partial(order_bound, evaluations=evaluations),
         "diffusion": partial(diffusion_bound, steps=steps, evaluations=evaluations),
         "ode": partial(ode_bound, probes=evaluations),
+        "ode_exact": ode_bound,
     }
     if name not in bounds:
         raise ValueError(f"unknown bound {name!r}; choose one of: {', '.join(bounds)}")
     if min(steps, evaluations) < 1:
         raise ValueError(f"steps and evaluations must be at least 1, not {steps} and {evaluations}")
-    if name == "ode" and not process.gaussian:
-        raise ValueError(f"bound ode: {type(process).__name__} has no density; choose order or diffusion")
+    if name.startswith("ode") and not process.gaussian:
+        raise ValueError(
+            f"bound {name}: {type(process).__name__} has no density; choose order or diffusion"
+        )
     return bounds[name]
