@@ -34,10 +34,14 @@ Metric = dict[str, float]
 
 
 class StepClock(L.Callback):
-    """Wall times of training steps, from the end of one to the end of the next."""
+    """Wall times of training steps, from the end of one to the end of the next; and their precision."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.precision = ""
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.precision = trainer.precision
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.times.append(time.perf_counter())
@@ -160,6 +164,7 @@ def train_for(
         budget |= {
             "load_average": os.getloadavg()[1],
             "step_seconds": clock.mean(),
+            "precision": clock.precision,
             "steps": steps,
             "wall_seconds": round(time.perf_counter() - start, 1),
         }

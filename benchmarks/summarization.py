@@ -33,6 +33,7 @@ from textdiff.metrics import ROUGE_SCORER, lead, rouge
 from textdiff.model import TextModel
 
 SYSTEMS = ("diffusion", "autoregressive")  # the kinds, for which training settings are counted
+SPLITS = ("train_file", "validation_file", "test_file", "dataset_name")
 DISTILLED = "-distilled"
 PENALTIES = (0.6, 1.0, 1.4)
 QUANTILES = (0.2, 0.3, 0.4, 0.5)
@@ -82,7 +83,7 @@ def arguments() -> argparse.Namespace:
 def training_flags(options: argparse.Namespace, name: str) -> list[str]:
     """Flags of `python -m textdiff.train` for the twin or for a process."""
     flags = ["--config", options.config]
-    for key in ("train_file", "validation_file", "test_file", "dataset_name"):
+    for key in SPLITS:
         if getattr(options, key):
             flags += [f"--data.{key}", getattr(options, key)]
     twin = name == "autoregressive"
@@ -95,6 +96,24 @@ def training_flags(options: argparse.Namespace, name: str) -> list[str]:
 def config_of(name: str) -> dict[str, Any]:
     """The data settings of a configuration."""
     return yaml.safe_load(Path(find_config(name)).read_text(encoding="utf-8")).get("data", {})
+
+
+def open_data(options: argparse.Namespace) -> TextData:
+    """All splits, by what the configuration and the flags say; read before anything is trained.
+
+    Raises:
+        SystemExit: files or columns that are missing.
+    """
+    own = [flag.removeprefix("data.").split("=", 1) for flag in options.set if flag.startswith("data.")]
+    told = config_of(options.config) | dict(own)
+    told |= {key: value for key, value in vars(options).items() if key in SPLITS and value}
+    names = (*SPLITS, "dataset_config", "text_column", "summary_column")
+    try:
+        data = TextData(**{name: told[name] for name in names if told.get(name)})
+        data.examples("test"), data.examples("validation")
+    except ValueError as error:
+        sys.exit(f"summarization: {error}")
+    return data
 
 
 def distilled(options: argparse.Namespace, flags: list[str]) -> list[str]:
@@ -259,6 +278,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save."""
     started = time.perf_counter()
     result = common.header("summarization", options.name, "test")  # before the code can change
+    data = open_data(options)
     flags = {name: training_flags(options, name) for name in (*options.processes, "autoregressive")}
     copies = {"equal_examples": options.processes[0]} if options.equal_examples else {}
     flags |= dict.fromkeys(copies, flags["autoregressive"])
@@ -268,8 +288,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             f"{name}{DISTILLED}": partial(distilled, options, flags[name]) for name in options.processes
         }
     models, budgets = common.train_all(options, flags, copies)
-    files = {key: getattr(options, key) for key in ("train_file", "validation_file", "test_file")}
-    data = TextData(**files, dataset_name=options.dataset_name)
     examples = data.examples("test")[: options.max_examples]
     held = data.examples("validation")[:300]
     sources = [example.source for example in examples]
@@ -303,10 +321,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run, save, plot."""
+    """Run, save, plot, print the table."""
     options = arguments()
     path = common.write(run(options), f"summarization-{options.name}")
-    plot(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
+    result = json.loads(path.read_text(encoding="utf-8"))
+    plot(result, path.with_suffix(".png"))
+    sys.path.append(str(Path(__file__).parent.parent / "scripts"))
+    from update_readme import SUMMARY, table
+
+    print(f"\n{table(result, SUMMARY)}\n\n{path}")
 
 
 if __name__ == "__main__":

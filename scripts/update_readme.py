@@ -30,6 +30,7 @@ NAMES = {
     "repetition": "repeated %",
     "distinct_2": "distinct-2 %",
     "invented": "invented %",
+    "invented_numbers": "invented numbers %",
     "judge_perplexity": "perplexity",
     "entropy": "entropy",
     "mauve": "MAUVE",
@@ -47,6 +48,7 @@ NAMES = {
     "word_length": "letters a word",
 }
 SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2", "invented")
+SUMMARY += ("invented_numbers",)
 FREE = ("judge_perplexity", "mauve", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
 GAPS = ("gap_rougeL", "gap_bleu", "gap_exact", "rougeL", "bleu", "given_changed")
 REPAIRS = ("right_before", "right_after", "mended", "broken")

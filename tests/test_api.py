@@ -1,12 +1,12 @@
 """`load`, `generate`, `pipeline` and the `textdiff` command on tiny trained models."""
 
+import gzip
 import io
 import json
 import re
 import shutil
 import subprocess
 import sys
-import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -335,7 +335,7 @@ def test_summarize_reads_documents_rows_and_standard_input(trained, tmp_path, ca
     model = str(trained / "model")
     commands.main(["summarize", model, str(report), str(table), "-", "--json", "--steps", "2"])
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["source"] for row in found] == [
+    assert [row["document"] for row in found] == [
         str(report),
         f"{table}, row 1",
         f"{table}, row 2",
@@ -346,6 +346,62 @@ def test_summarize_reads_documents_rows_and_standard_input(trained, tmp_path, ca
     assert [row["text"] for row in found] == textdiff.generate(model, texts, steps=2)
     commands.main(["summarize", model, str(table), "--text_column", "article", "--length", "5"])
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_the_column_is_that_of_training(trained, tmp_path, capsys):
+    """Where a table also says where its documents come from."""
+    rows = [
+        {"id": i, "source": "BBC", "text": text, "summary": "x"} for i, text in enumerate(SOURCES[:2])
+    ]
+    table, model = write_rows(tmp_path / "rows.jsonl", rows), str(trained / "model")
+    commands.main(["summarize", model, str(table), "--steps", "2"])
+    assert capsys.readouterr().out.splitlines() == textdiff.generate(model, SOURCES[:2], steps=2)
+
+
+def test_json_lines_on_standard_input_and_gzipped_text(trained, tmp_path, capsys, monkeypatch):
+    lines = "".join(json.dumps({"document": text}) + "\n" for text in SOURCES[:2])
+    stdin(monkeypatch, lines.encode())
+    (tmp_path / "report.txt.gz").write_bytes(gzip.compress(SOURCES[3].encode()))
+    model = str(trained / "model")
+    commands.main(["summarize", model, "-", str(tmp_path / "report.txt.gz"), "--steps", "2"])
+    wanted = textdiff.generate(model, [*SOURCES[:2], SOURCES[3]], steps=2)
+    assert capsys.readouterr().out.splitlines() == wanted
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(SOURCES[3].encode())[:-9])
+    with pytest.raises(SystemExit, match=r"cut.txt.gz: .*; not a whole gzip file"):
+        commands.main(["summarize", model, str(tmp_path / "cut.txt.gz")])
+    stdin(monkeypatch, b'{"document": "a"}\n{"document"\n')
+    with pytest.raises(SystemExit, match=r"standard input, line 2: .*begins as JSON lines do"):
+        commands.main(["summarize", model, "-"])
+
+
+@pytest.mark.parametrize("options", [[], ["--candidates", "3"]])
+def test_parts_of_many_texts_and_what_is_left_of_them(trained, tmp_path, capsys, monkeypatch, options):
+    """The same texts as at once; Ctrl-C keeps those that are done."""
+    table = write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in SOURCES])
+    call = ["summarize", str(trained / "model"), str(table), "--steps", "2", *options]
+    commands.main(call)
+    whole = capsys.readouterr().out
+    monkeypatch.setattr(commands, "PART", 3)
+    commands.main(call)
+    assert capsys.readouterr().out == whole and len(whole.splitlines()) == 7
+    write = commands.generate_texts
+
+    def stopped(*args, first, **options):
+        if first == 6:
+            raise KeyboardInterrupt
+        return write(*args, first=first, **options)
+
+    monkeypatch.setattr(commands, "generate_texts", stopped)
+    with pytest.raises(SystemExit, match="stopped; the texts above are complete"):
+        commands.main(call)
+    assert capsys.readouterr().out == "".join(line + "\n" for line in whole.splitlines()[:6])
+
+
+def test_texts_from_nothing_go_on_where_the_first_end(free):
+    whole = textdiff.generate(free, num_samples=4, steps=2)
+    assert textdiff.generate(free, num_samples=2, first=2, steps=2) == whole[2:]
+    with pytest.raises(ValueError, match="first must be at least 0"):
+        textdiff.generate(free, num_samples=2, first=-1)
 
 
 @pytest.mark.parametrize(
@@ -369,8 +425,7 @@ def test_sources_longer_than_any_in_training_are_read_whole(tmp_path, files):
     run_training(tmp_path, **files, model__network__source_window=16)
     model = textdiff.load(tmp_path / "model")
     long = "Ashbury beat Norwick by 3 to 1. " * 60
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with pytest.warns(UserWarning, match="2 of 2 sources: read whole, but the model knows no order"):
         textdiff.generate(model, [long, long + "Rain."], length=8)
     assert len(model.tokenizer.encode([long])[0]) > 10 * model.config.max_source_length
     context = [

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import run_training
+from conftest import run_training, write_rows
 from matplotlib.figure import Figure
 
 import textdiff
@@ -25,6 +25,7 @@ import ablation
 import characters
 import common
 import infilling
+import summarization
 import unconditional
 
 
@@ -142,3 +143,17 @@ def test_candidates_of_the_twin_are_drawn(twin, monkeypatch):
     assert len(set(made.candidates[0])) == 1  # as saved
     with pytest.raises(ValueError, match="written by beam are all alike"):
         generate_texts(twin, ["A rainy day."], candidates=2, decoding="beam")
+
+
+def test_data_are_opened_before_anything_is_trained(tmp_path, monkeypatch):
+    """With the columns that flags and configuration name; what is missing is said at once."""
+    file = write_rows(tmp_path / "a.jsonl", [{"body": f"{i}", "headline": "b"} for i in range(40)])
+    call = ["summarization.py", "--name", "x", "--runs", str(tmp_path)]
+    call += [word for split in ("train", "test") for word in (f"--{split}_file", str(file))]
+    named = ["data.text_column=body", "data.summary_column=headline"]
+    monkeypatch.setattr(sys, "argv", [*call, "--set", *named])
+    assert summarization.open_data(summarization.arguments()).examples("test")[1].source == "1"
+    for wrong, message in ((call, "no known pair of columns"), (call[:-2], "no test data")):
+        monkeypatch.setattr(sys, "argv", wrong if wrong is call else [*wrong, "--set", *named])
+        with pytest.raises(SystemExit, match=f"summarization: .*{message}"):
+            summarization.run(summarization.arguments())

@@ -312,6 +312,12 @@ def test_patience_ends_with_the_best_model(tmp_path, files, capsys, system):
     assert any(not torch.equal(x, last[f"model.{name}"]) for name, x in saved.items())
 
 
+def test_patience_before_the_first_validation(tmp_path, files, capsys):
+    run_training(tmp_path, "--patience", "1", **files, trainer__val_check_interval=9)
+    assert "no validation before the end" in capsys.readouterr().out
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
 def test_patience_needs_validation(tmp_path, files, capsys):
     with pytest.raises(SystemExit, match="patience: needs validation"):
         run_training(tmp_path, "--patience", "2", **files, trainer__limit_val_batches=0)

@@ -67,6 +67,9 @@ class Best(ModelCheckpoint):
     """Keeps the weights of the best validation, and ends a training with them."""
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not self.best_model_path:
+            rank_zero_only(print)("\npatience: no validation before the end; the model is the last one")
+            return
         found = torch.load(self.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(found["state_dict"])
         rank_zero_only(print)(

@@ -1,9 +1,11 @@
 """The `textdiff` command."""
 
 import argparse
+import gzip
 import json
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from textdiff.movie import write_movie
 from textdiff.sampler import SAMPLERS
 
 METRICS = {"nll": ("bound", "evaluations"), "rouge": ("sampler", "decoding", "candidates")}
+PART = 256  # texts that are written before the first of them is shown
 TABLES = ({*LINES} | {".parquet"}) - {".txt"}
 
 
@@ -34,6 +37,8 @@ def main(args: list[str] | None = None) -> None:
         command(**{key: value for key, value in options.items() if value is not None})
     except (ValueError, OSError) as error:
         sys.exit(f"textdiff: {error}")
+    except KeyboardInterrupt:
+        sys.exit("textdiff: stopped; the texts above are complete")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -138,15 +143,34 @@ def summarize(
 
 def read_documents(file: str, column: str | None) -> Iterator[tuple[str, str]]:
     """Names and texts of documents: the rows of a table, or the whole of a text file, on one line."""
-    if not is_table(file):
-        yield file, " ".join(read_text(file).split())
+    rows = read(file) if is_table(file) else None
+    if file == "-" and (text := read_text(file)).lstrip()[:1] == "{":
+        rows = json_rows(text)
+    elif rows is None:
+        yield file, " ".join((text if file == "-" else read_text(file)).split())
         return
-    for number, row in enumerate(read(file), 1):
-        known = [column] if column else [pair[0] for pair in KNOWN]
-        columns = row if isinstance(row, dict) else ()
-        name = next((name for name in known if name in columns), known[0])
+    for number, row in enumerate(rows, 1):
+        column = column or column_of(row)
         where = f"{file}, row {number}"
-        yield where, example_of(row, (None, name), where).target
+        yield where, example_of(row, (None, column), where).target
+
+
+def column_of(row: Any) -> str:
+    """The column of the documents: as in training that of a known pair, else the first known one."""
+    found = {*row} if isinstance(row, dict) else set()
+    sources = [source for source, target in KNOWN if target in found] + [pair[0] for pair in KNOWN]
+    return next((name for name in sources if name in found), sources[0])
+
+
+def json_rows(text: str) -> Iterator[Any]:
+    """The objects of JSON lines on standard input."""
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            yield from [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"standard input, line {number}: {error}; it begins as JSON lines do"
+            ) from None
 
 
 def write(model: str, file: str | None = None, device: str = "auto", **options: Any) -> None:
@@ -216,12 +240,25 @@ def show(
         controls.append(SequenceClassifier(classifier, label, control_weight, pieces=True))
     options |= {"controls": controls} if controls else {}
     options |= {"progress": sys.stderr.isatty(), "trajectory": movie is not None}
-    made = generate_texts(loaded, **options)
-    for i, (text, candidates) in enumerate(zip(made.texts, made.candidates, strict=True)):
-        name = {} if names is None else {"source": names[i]}
-        print(dump(text, candidates, **name) if json else " ".join(text.splitlines()))
+    for first, part in parts(options, whole=movie is not None):
+        made = generate_texts(loaded, first=first, **part)
+        for i, (text, candidates) in enumerate(zip(made.texts, made.candidates, strict=True), first):
+            name = {} if names is None else {"document": names[i]}
+            print(dump(text, candidates, **name) if json else " ".join(text.splitlines()))
+        sys.stdout.flush()
     if movie is not None:
         write_movie(made, movie)
+
+
+def parts(options: dict[str, Any], whole: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Requests for a few hundred texts each, and the number of their first: what is done is not lost."""
+    texts = {name: options[name] for name in ("sources", "prompt") if name in options}
+    counts = {len(one) for one in texts.values()}
+    if whole or len(counts) != 1:  # texts from nothing, or lists that do not match
+        yield 0, options
+        return
+    for first in range(0, max(counts.pop(), 1), PART):
+        yield first, options | {name: one[first : first + PART] for name, one in texts.items()}
 
 
 def is_table(file: str) -> bool:
@@ -247,15 +284,17 @@ def read_texts(file: str) -> list[str]:
 
 
 def read_text(file: str) -> str:
-    """The whole of a UTF-8 file or of standard input."""
+    """The whole of a UTF-8 file, gzipped or not, or of standard input."""
     name = "standard input" if file == "-" else file
     data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     try:
-        text = data.decode("utf-8-sig")
+        text = (gzip.decompress(data) if file.endswith(".gz") else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not UTF-8 at byte {error.start}; convert it first") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{name}: {error}; not a whole gzip file") from None
     if not text.strip():
-        raise ValueError(f"{name} holds no text; give one source (or prompt) per line")
+        raise ValueError(f"{name} holds no text")
     return text
 
 

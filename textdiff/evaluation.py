@@ -36,7 +36,6 @@ def open_data(model: TextModel, file: str, **columns: str | int | None) -> TextD
             f"{file}: it holds {has}, the model wants {wants}; name the columns by text_column "
             "(given alone: texts alone) and summary_column"
         )
-    data.setup("test")
     return data
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from textdiff.batches import pad
-from textdiff.config import named
+from textdiff.config import Config, named
 from textdiff.control import Control, WordAt
 from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
@@ -28,6 +28,7 @@ from textdiff.rerank import rerank
 from textdiff.sampler import SAMPLERS
 from textdiff.tokenizer import STAND_IN
 
+DRAWN = 0.3  # temperature of candidates that must be drawn; of MBR on e2e 0.1 to 0.3 is best, 1 far below
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
 
 
@@ -78,6 +79,7 @@ def generate_texts(
     candidates: int = 1,
     utility: str = "rougeL",
     seed: int = 0,
+    first: int = 0,
     batch_size: int = 64,
     dtype: str = "float32",
     trajectory: bool = False,
@@ -97,6 +99,7 @@ def generate_texts(
         candidates: texts drawn for each answer; the one of least Bayes risk is given.
         utility: similarity that the reranking uses.
         seed: same seed, same texts.
+        first: number of the first text: a part of many is written as it would be among all of them.
         batch_size: candidates computed at once; does not change the texts.
         dtype: "float32" or "bfloat16" inside the network, or "auto": the faster one on this device.
         trajectory: also return the text after every step.
@@ -112,6 +115,8 @@ def generate_texts(
     start = time.perf_counter()
     numbers = {"length": length, "gap_length": gap_length}
     numbers |= {"candidates": candidates, "batch_size": batch_size}
+    if first < 0:
+        raise ValueError(f"first must be at least 0, not {first}")
     check(model, sources, prompt, num_samples, gap, numbers, seed, dtype)
     sized = length is not None or gap_length is not None
     options = choose(model, options, candidates, sized, gap)
@@ -121,6 +126,7 @@ def generate_texts(
         model,
         task,
         seed=seed,
+        first=first * candidates,
         length=length,
         gap_length=gap_length,
         options=options,
@@ -152,7 +158,7 @@ def choose(
         own.pop(name, None)
     twin = candidates > 1 and model.system == "autoregressive"
     if twin and named(own.get("decoding", "greedy")).get("name") != "sample":
-        own["decoding"] = "sample"
+        own["decoding"] = {"name": "sample", "temperature": DRAWN}
     fixed = [name for name in ("block_length", "noise") if (own | options).get(name) is not None]
     if "length_quantile" in options and (sized or fixed):
         raise ValueError("length_quantile is for predicted lengths, here they are given: leave it out")
@@ -163,7 +169,7 @@ def choose(
         if (found := named(options["decoding"]).get("name")) != "sample":
             raise ValueError(f"candidates: texts written by {found} are all alike; use decoding='sample'")
     elif candidates > 1 and (sized or options.get("block_length") is not None):
-        options = {"temperature": 1.0} | options
+        options = {"temperature": DRAWN} | options
     controls = options.get("controls", ())
     if isinstance(controls, Control) or not all(isinstance(one, Control) for one in controls):
         raise ValueError("controls: give a list of textdiff.control's, such as [Contain('word')]")
@@ -244,8 +250,7 @@ def prepare(
     if gap is not None:
         prompts = model.tokenizer.encode_gaps(prompt, gap)
     marked = [config.source_prefix + text for text in sources or []]
-    most = config.max_source_length if config.source_window is None else None
-    read = cut(encode(marked), most) if sources is not None else None
+    read = cut(encode(marked), config) if sources is not None else None
     # some tokenizers see nothing in a text; training reads it so as well
     read = read and [ids or [model.tokenizer.sep_id] for ids in read]
     hidden = [0] * count
@@ -260,16 +265,15 @@ def prepare(
     return task
 
 
-def cut(sources: list[list[int]], most: int | None) -> list[list[int]]:
-    """At most the first `most` tokens of every source; says so where that leaves something out."""
-    if most is None:
-        return sources
-    long = sum(len(ids) > most for ids in sources)
-    if long:
-        warnings.warn(
-            f"{long} of {len(sources)} sources: only the first {most} tokens are read", stacklevel=4
-        )
-    return [ids[:most] for ids in sources]
+def cut(sources: list[list[int]], config: Config) -> list[list[int]]:
+    """What the model reads of its sources; says so where they are longer than any in training."""
+    most, whole = config.max_source_length, config.source_window is not None
+    if long := sum(len(ids) > most for ids in sources):
+        fate = f"only the first {most} tokens are read"
+        if whole:
+            fate = f"read whole, but the model knows no order of parts after the first {most} tokens"
+        warnings.warn(f"{long} of {len(sources)} sources: {fate}", stacklevel=4)
+    return sources if whole else [ids[:most] for ids in sources]
 
 
 def batches(task: Task, batch_size: int, most: int, progress: bool) -> Sequence[list[int]]:
@@ -292,22 +296,24 @@ def make_request(
     rows: list[int],
     *,
     seed: int,
+    first: int,
     length: int | None,
     **settings: Any,
 ) -> Request:
     """The rows of one batch as tensors on the model's device; `settings` are those of `Request`."""
+    index = [first + row for row in rows]
     source = source_mask = None
     if task.sources is not None:
         source, source_mask = pad([task.sources[i] for i in rows], model.tokenizer.pad_id)
         source, source_mask = source.to(model.device), source_mask.to(model.device)
     return Request(
         seed=seed,
-        index=rows,
+        index=index,
         source=source,
         source_mask=source_mask,
         prompt=[task.prompts[i] for i in rows],
         hidden=torch.tensor([task.hidden[i] for i in rows]),
-        quantile=quantiles(model, task, rows, seed, settings["options"].get("length_quantile", 0.5)),
+        quantile=quantiles(model, task, index, seed, settings["options"].get("length_quantile", 0.5)),
         length=length,
         **settings,
     )
@@ -331,10 +337,10 @@ def write_all(
     return rows, [frames + frames[-1:] * (longest - len(frames)) for frames in watched], nfe
 
 
-def quantiles(model: TextModel, task: Task, rows: list[int], seed: int, median: float) -> Tensor:
+def quantiles(model: TextModel, task: Task, index: list[int], seed: int, median: float) -> Tensor:
     """Place in the length distribution: stratified with a source, drawn without one."""
     if model.config.conditioning == "none":
-        place = Noise(seed, rows, step=2**32).uniform((len(rows),))
+        place = Noise(seed, index, step=2**32).uniform((len(index),))
     else:
-        place = (torch.tensor(rows) % task.candidates + 0.5) / task.candidates
+        place = (torch.tensor(index) % task.candidates + 0.5) / task.candidates
     return place ** (math.log(median) / math.log(0.5))
