@@ -146,7 +146,7 @@ BUGS = [
     Bug(
         "candidates of one length are alike",
         "generation.py",
-        'options = {"temperature": 1.0} | options',
+        'options = {"temperature": DRAWN} | options',
         "options = options | {}",
         "api",
     ),
