@@ -31,7 +31,7 @@ class Bug(NamedTuple):
 BUGS = [
     Bug(
         "the last model instead of the best",
-        "cli.py",
+        "report.py",
         'module.load_state_dict(found["state_dict"])',
         "pass",
         "train",
@@ -146,7 +146,7 @@ BUGS = [
     Bug(
         "candidates of one length are alike",
         "generation.py",
-        'options = {"temperature": DRAWN} | options',
+        'options = {"temperature": drawn} | options',
         "options = options | {}",
         "api",
     ),

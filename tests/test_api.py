@@ -369,8 +369,11 @@ def test_json_lines_on_standard_input_and_gzipped_text(trained, tmp_path, capsys
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(SOURCES[3].encode())[:-9])
     with pytest.raises(SystemExit, match=r"cut.txt.gz: .*; not a whole gzip file"):
         commands.main(["summarize", model, str(tmp_path / "cut.txt.gz")])
+    stdin(monkeypatch, (" ".join(["{{Infobox}}", SOURCES[3]])).encode())
+    commands.main(["summarize", model, "-", "--steps", "2"])
+    assert len(capsys.readouterr().out.splitlines()) == 1
     stdin(monkeypatch, b'{"document": "a"}\n{"document"\n')
-    with pytest.raises(SystemExit, match=r"standard input, line 2: .*begins as JSON lines do"):
+    with pytest.raises(SystemExit, match=r"standard input, line 2: .*; the first is JSON"):
         commands.main(["summarize", model, "-"])
 
 
@@ -392,9 +395,11 @@ def test_parts_of_many_texts_and_what_is_left_of_them(trained, tmp_path, capsys,
         return write(*args, first=first, **options)
 
     monkeypatch.setattr(commands, "generate_texts", stopped)
-    with pytest.raises(SystemExit, match="stopped; the texts above are complete"):
+    with pytest.raises(SystemExit) as stop:
         commands.main(call)
-    assert capsys.readouterr().out == "".join(line + "\n" for line in whole.splitlines()[:6])
+    found = capsys.readouterr()
+    assert stop.value.code == 130 and "stopped; lines that are written are complete" in found.err
+    assert found.out == "".join(line + "\n" for line in whole.splitlines()[:6])
 
 
 def test_texts_from_nothing_go_on_where_the_first_end(free):

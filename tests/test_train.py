@@ -299,7 +299,7 @@ def test_patience_ends_with_the_best_model(tmp_path, files, capsys, system):
     losses = {int(row["step"]) + 1: float(row["val_loss"]) for row in found}
     best = min(losses, key=losses.__getitem__)
     assert checkpoint(tmp_path)["global_step"] == max(losses) == best + 4 < 40
-    assert f"model is that of step {best}" in capsys.readouterr().out
+    assert f"the model is that of step {best}," in capsys.readouterr().out
     kept = checkpoint(tmp_path, "best")
     weights = {name.removeprefix("model."): x for name, x in kept["state_dict"].items()}
     saved = load_file(tmp_path / "model" / "model.safetensors")
@@ -316,6 +316,18 @@ def test_patience_before_the_first_validation(tmp_path, files, capsys):
     run_training(tmp_path, "--patience", "1", **files, trainer__val_check_interval=9)
     assert "no validation before the end" in capsys.readouterr().out
     assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_a_run_with_patience_goes_on_from_its_checkpoint(tmp_path, files):
+    """Which knows the best so far, the validation just before it too; the best alone is only a model."""
+    options = {"trainer__val_check_interval": 2, "model__learning_rate": 1e-3}
+    run_training(tmp_path, "--patience", "3", **files, **options)
+    with (tmp_path / "metrics.csv").open() as file:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    state = next(x for name, x in checkpoint(tmp_path)["callbacks"].items() if name.startswith("Best"))
+    assert losses[1] < losses[0] and float(state["best_model_score"]) == pytest.approx(losses[1])
+    with pytest.raises(SystemExit, match=r"it holds a model alone; to go on take last.ckpt"):
+        run_training(tmp_path, "--ckpt_path", str(tmp_path / "checkpoints" / "best.ckpt"), **files)
 
 
 def test_patience_needs_validation(tmp_path, files, capsys):

@@ -29,7 +29,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from textdiff.config import Config, named
 from textdiff.data import TextData
 from textdiff.hardware import fast_dtype, tune_allocator
-from textdiff.report import Keep, Report
+from textdiff.report import Best, Keep, Report
 from textdiff.storage import find_folder, read_config, set_aside
 
 SUBCOMMANDS = ("fit", "validate")
@@ -52,7 +52,7 @@ MISTAKES = (ValueError, OSError, ArgumentError, MisconfigurationException)
 NOISE = ("exists and is not empty", "LeafSpec", "does not have many workers", "logging interval")
 NOISE += ("💡 Tip", "TPU available", "resuming from a checkpoint that ended", "module.s. in eval mode")
 NOISE += ("to estimate number of stepping batches",)
-NOISE += ("tokens are read",)  # said once, of all examples, when the data are read
+NOISE += ("tokens are read", "no order of parts")  # said once, of all examples, when the data are read
 EXTRA_CALLBACKS: list[L.Callback] = []  # of programs that train through `run`, such as benchmarks
 
 
@@ -63,21 +63,6 @@ class Checkpoint(ModelCheckpoint):
         self.on_validation_end(trainer, module)
 
 
-class Best(ModelCheckpoint):
-    """Keeps the weights of the best validation, and ends a training with them."""
-
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if not self.best_model_path:
-            rank_zero_only(print)("\npatience: no validation before the end; the model is the last one")
-            return
-        found = torch.load(self.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(found["state_dict"])
-        rank_zero_only(print)(
-            f"\nstopped at step {trainer.global_step}; the model is that of step "
-            f"{found['global_step']}, with the best {self.monitor} ({self.best_model_score:.4f})"
-        )
-
-
 class CLI(LightningCLI):
     """LightningCLI with our data, module, callbacks and loggers."""
 
@@ -86,7 +71,7 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--patience",
             type=int | None,
-            help="stop after so many validations without a better val_loss; the best model is the result",
+            help="stop after so many validations without a better val_loss, with the model of the best",
         )
 
     @staticmethod
@@ -106,7 +91,12 @@ class CLI(LightningCLI):
                 raise ValueError("validate: which model? give --ckpt_path or --model.init_from")
             self.save_config_callback = None  # of a training, which stays
         if config.ckpt_path:
-            saved = check_checkpoint(config.ckpt_path)["settings"]
+            found = check_checkpoint(config.ckpt_path)
+            if self.config.subcommand == "fit" and "optimizer_states" not in found:
+                raise ValueError(
+                    f"ckpt_path {config.ckpt_path}: it holds a model alone; to go on take last.ckpt"
+                )
+            saved = found["settings"]
             config.trainer.precision = config.trainer.precision or saved.get("precision")
             known = {field.name for field in fields(Config)} & saved.keys()
             adopt(config.data, Config(**{name: saved[name] for name in known}))
@@ -138,10 +128,10 @@ class CLI(LightningCLI):
             rank_zero_only(set_aside)(root / "metrics.csv")
             kwargs["logger"] = [CSVLogger(root, "", ""), TensorBoardLogger(root, "tensorboard", "")]
         callbacks = [*(config["callbacks"] or []), Keep(), *EXTRA_CALLBACKS]
+        callbacks += self.stopping(root / "checkpoints", config)  # first, for the other to save its state
         if config["enable_checkpointing"] is not False:
             options = {"save_last": "link", "enable_version_counter": False}
             callbacks.append(Checkpoint(root / "checkpoints", filename="{step}", **options))
-        callbacks += self.stopping(root / "checkpoints", config)
         if config["enable_progress_bar"] is not False and not has_bar(callbacks):
             callbacks.append(TQDMProgressBar())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)

@@ -38,7 +38,8 @@ def main(args: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"textdiff: {error}")
     except KeyboardInterrupt:
-        sys.exit("textdiff: stopped; the texts above are complete")
+        print("textdiff: stopped; lines that are written are complete", file=sys.stderr)
+        sys.exit(130)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -144,10 +145,11 @@ def summarize(
 def read_documents(file: str, column: str | None) -> Iterator[tuple[str, str]]:
     """Names and texts of documents: the rows of a table, or the whole of a text file, on one line."""
     rows = read(file) if is_table(file) else None
-    if file == "-" and (text := read_text(file)).lstrip()[:1] == "{":
+    text = "" if rows else read_text(file)
+    if file == "-" and is_json(next(line for line in text.split("\n") if line.strip())):
         rows = json_rows(text)
-    elif rows is None:
-        yield file, " ".join((text if file == "-" else read_text(file)).split())
+    if rows is None:
+        yield file, " ".join(text.split())
         return
     for number, row in enumerate(rows, 1):
         column = column or column_of(row)
@@ -162,15 +164,21 @@ def column_of(row: Any) -> str:
     return next((name for name in sources if name in found), sources[0])
 
 
+def is_json(line: str) -> bool:
+    """Whether a line is a row of JSON lines."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False
+
+
 def json_rows(text: str) -> Iterator[Any]:
     """The objects of JSON lines on standard input."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             yield from [json.loads(line)] if line.strip() else []
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"standard input, line {number}: {error}; it begins as JSON lines do"
-            ) from None
+            raise ValueError(f"standard input, line {number}: {error}; the first is JSON") from None
 
 
 def write(model: str, file: str | None = None, device: str = "auto", **options: Any) -> None:
@@ -257,8 +265,9 @@ def parts(options: dict[str, Any], whole: bool) -> Iterator[tuple[int, dict[str,
     if whole or len(counts) != 1:  # texts from nothing, or lists that do not match
         yield 0, options
         return
-    for first in range(0, max(counts.pop(), 1), PART):
-        yield first, options | {name: one[first : first + PART] for name, one in texts.items()}
+    size = max(PART, options.get("batch_size", 0))
+    for first in range(0, max(counts.pop(), 1), size):
+        yield first, options | {name: one[first : first + size] for name, one in texts.items()}
 
 
 def is_table(file: str) -> bool:
@@ -273,7 +282,10 @@ def read_texts(file: str) -> list[str]:
         ValueError: an empty line between others: texts that are written must match those that are read.
     """
     if is_table(file):
-        return [text for _, text in read_documents(file, None)]
+        rows = list(read_documents(file, None))
+        if empty := [name for name, text in rows if not text.strip()]:
+            raise ValueError(f"{empty[0]}: empty; remove it or give it text")
+        return [text for _, text in rows]
     lines = [line.strip("\r") for line in read_text(file).split("\n")]
     while not lines[-1].strip():
         lines.pop()

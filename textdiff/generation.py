@@ -28,7 +28,7 @@ from textdiff.rerank import rerank
 from textdiff.sampler import SAMPLERS
 from textdiff.tokenizer import STAND_IN
 
-DRAWN = 0.3  # temperature of candidates that must be drawn; of MBR on e2e 0.1 to 0.3 is best, 1 far below
+DRAWN = 0.3  # temperature of candidate answers that must be drawn: for MBR on e2e far better than 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
 
 
@@ -156,9 +156,10 @@ def choose(
     own = {key: value for key, value in model.config.generation.items() if key in model.options}
     for name in unasked(options, gap):
         own.pop(name, None)
+    drawn = 1.0 if model.config.conditioning == "none" else DRAWN
     twin = candidates > 1 and model.system == "autoregressive"
     if twin and named(own.get("decoding", "greedy")).get("name") != "sample":
-        own["decoding"] = {"name": "sample", "temperature": DRAWN}
+        own["decoding"] = {"name": "sample", "temperature": drawn}
     fixed = [name for name in ("block_length", "noise") if (own | options).get(name) is not None]
     if "length_quantile" in options and (sized or fixed):
         raise ValueError("length_quantile is for predicted lengths, here they are given: leave it out")
@@ -169,7 +170,7 @@ def choose(
         if (found := named(options["decoding"]).get("name")) != "sample":
             raise ValueError(f"candidates: texts written by {found} are all alike; use decoding='sample'")
     elif candidates > 1 and (sized or options.get("block_length") is not None):
-        options = {"temperature": DRAWN} | options
+        options = {"temperature": drawn} | options
     controls = options.get("controls", ())
     if isinstance(controls, Control) or not all(isinstance(one, Control) for one in controls):
         raise ValueError("controls: give a list of textdiff.control's, such as [Contain('word')]")

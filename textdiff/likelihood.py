@@ -30,6 +30,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from textdiff.noise import Noise
@@ -133,10 +134,13 @@ def ode_log_density(
     alpha_0, alpha_1 = (schedule(torch.tensor(t, device=x_0.device))[0].double() for t in (0.0, 1.0))
     part = mask[..., None].expand(shape).flatten(1).double()
     size = part.sum(1)
-    directions = list(torch.eye(part.shape[1], dtype=torch.float64, device=x_0.device)[:, None])
-    if probes is not None:
-        draws = [noise.normal(shape).sign().double().to(x_0.device).flatten(1) for _ in range(probes)]
-        directions = [draw / probes**0.5 for draw in draws]
+    draws = [noise.normal(shape).sign().double().to(x_0.device).flatten(1) for _ in range(probes or 0)]
+    count = part.shape[1] if probes is None else probes
+
+    def direction(i: int) -> Tensor:
+        if probes is None:
+            return F.one_hot(torch.tensor([i], device=x_0.device), count).double()
+        return draws[i] / probes**0.5
 
     def flow(u: Tensor, joint: Tensor) -> Tensor:
         t = schedule.time(2 * u)[:, None].float() * mask
@@ -147,9 +151,9 @@ def ode_log_density(
                 process.mean(torch.softmax(denoise(x_t, t, mask), -1).float()).double().flatten(1) * part
             )
             trace = torch.zeros(len(y), dtype=torch.float64, device=y.device)
-            for i, v in enumerate(directions):
-                more = i + 1 < len(directions)
-                (pull,) = torch.autograd.grad((clean * v).sum(), y, retain_graph=more)
+            for i in range(count):
+                v = direction(i)
+                (pull,) = torch.autograd.grad((clean * v).sum(), y, retain_graph=i + 1 < count)
                 trace += (pull * v * part).sum(1)
         change = (y.detach() - clean.detach()) * part
         return torch.cat([(size - trace)[:, None], change], 1)

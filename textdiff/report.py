@@ -14,6 +14,8 @@ from threading import current_thread, main_thread
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from textdiff.corpus import fact_accuracy, generate
 from textdiff.data import TextData
@@ -79,6 +81,9 @@ class Report(L.Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         folder = Path(trainer.default_root_dir)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Best):
+                callback.restore(trainer, module)
         model = module.evaluated.eval().to(trainer.strategy.root_device)
         place = folder / "model"
         if self.earlier and place.exists():
@@ -95,6 +100,22 @@ class Report(L.Callback):
         metrics["seconds"] = round(time.perf_counter() - self.started, 1)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         print(next_steps(folder, trainer.datamodule))
+
+
+class Best(ModelCheckpoint):
+    """Keeps the weights of the best validation for the end of training."""
+
+    def restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Give the module those weights."""
+        if not self.best_model_path:
+            print("\npatience: no validation before the end; the model is the last one")
+            return
+        found = torch.load(self.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(found["state_dict"])
+        print(
+            f"\npatience: after {trainer.global_step} steps the model is that of step "
+            f"{found['global_step']}, with the best {self.monitor} ({self.best_model_score:.4f})"
+        )
 
 
 class Keep(L.Callback):
