@@ -144,13 +144,14 @@ def summarize(
 
 def read_documents(file: str, column: str | None) -> Iterator[tuple[str, str]]:
     """Names and texts of documents: the rows of a table, or the whole of a text file, on one line."""
-    rows = read(file) if is_table(file) else None
-    text = "" if rows else read_text(file)
-    if file == "-" and is_json(next(line for line in text.split("\n") if line.strip())):
+    if is_table(file):
+        rows = read(file)
+    else:
+        text = read_text(file)
+        if file != "-" or not is_json(text.lstrip().partition("\n")[0]):
+            yield file, " ".join(text.split())
+            return
         rows = json_rows(text)
-    if rows is None:
-        yield file, " ".join(text.split())
-        return
     for number, row in enumerate(rows, 1):
         column = column or column_of(row)
         where = f"{file}, row {number}"

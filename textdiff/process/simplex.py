@@ -65,11 +65,11 @@ class Simplex(Gaussian):
     def state_width(self) -> int:
         return self.embedding.num_embeddings
 
+    power = 1.0  # corners are 1 or -1 in every number
+
     def codebook(self) -> Tensor:
         """All corners, `(V, V)`: for tests; nothing else here needs them side by side."""
         return 2 * torch.eye(self.state_width).to(self.embedding.weight) - 1
-
-    power = 1.0
 
     def encode(self, ids: Tensor) -> Tensor:
         return F.one_hot(ids, self.state_width).to(self.embedding.weight.dtype).mul_(2).sub_(1)
