@@ -66,6 +66,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--distill_decoding", default="beam", help="beam or greedy")
     parser.add_argument("--distill_examples", type=int, help="only the first training examples")
+    parser.add_argument(
+        "--distill_start", action="store_true", help="from the model of people's texts, not from nothing"
+    )
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
     parser.add_argument("--start", type=Path, help="folder of a run whose models are fine-tuned")
     for system in SYSTEMS:
@@ -116,8 +119,8 @@ def open_data(options: argparse.Namespace) -> TextData:
     return data
 
 
-def distilled(options: argparse.Namespace, flags: list[str]) -> list[str]:
-    """`flags` with the training texts that the trained twin writes, and its tokenizer."""
+def distilled(options: argparse.Namespace, name: str, flags: list[str]) -> list[str]:
+    """Flags of process `name` with training texts that the trained twin writes, and its tokenizer."""
     folder = options.runs / options.name
     teacher, file = folder / "autoregressive" / "model", folder / "distilled.jsonl"
     script = Path(__file__).parent.parent / "scripts" / "distill.py"
@@ -130,7 +133,8 @@ def distilled(options: argparse.Namespace, flags: list[str]) -> list[str]:
     start = time.perf_counter()
     subprocess.run([sys.executable, *map(str, call)], check=True)
     print(f"{file}: {time.perf_counter() - start:.0f} s", flush=True)
-    return [*flags, "--data.train_file", str(file), "--data.tokenizer", str(teacher)]
+    trained = ["--model.init_from", str(folder / name / "model")] if options.distill_start else []
+    return [*flags, *trained, "--data.train_file", str(file), "--data.tokenizer", str(teacher)]
 
 
 def count_rows(options: argparse.Namespace) -> int:
@@ -285,7 +289,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.distill:
         copies |= {f"{name}{DISTILLED}": name for name in options.processes}
         flags |= {
-            f"{name}{DISTILLED}": partial(distilled, options, flags[name]) for name in options.processes
+            f"{name}{DISTILLED}": partial(distilled, options, name, flags[name])
+            for name in options.processes
         }
     models, budgets = common.train_all(options, flags, copies)
     examples = data.examples("test")[: options.max_examples]
