@@ -39,9 +39,30 @@ BUGS = [
     Bug(
         "some embeddings at another scale than the table",
         "process/process.py",
-        "rows.shape[-1] ** 0.5 if self.normalised",
-        "len(rows) ** 0.5 if self.normalised",
+        "return scaled(self.embedding(ids)) if",
+        "return len(ids) * scaled(self.embedding(ids)) if",
         "denoiser",
+    ),
+    Bug(
+        "a table is kept when its weights may change",
+        "fixed.py",
+        "KEPT.reset(token)",
+        "pass",
+        "fixed",
+    ),
+    Bug(
+        "all processes share a kept table",
+        "fixed.py",
+        "key = self, method.__qualname__",
+        "key = method.__qualname__",
+        "fixed",
+    ),
+    Bug(
+        "a table is cast anew at every step",
+        "fixed.py",
+        "method(self).detach().requires_grad_()",
+        "method(self).detach()",
+        "fixed",
     ),
     Bug(
         "a few points off the sphere",

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
-noise config hardware corpus classes metrics transformer optimizer tokenizer
+noise fixed config hardware corpus classes metrics transformer optimizer tokenizer
 files sizes batches rerank decoder schedule process objective length encoder pointer denoiser pretrained
 sampler testing likelihood control blocks storage model layout diffusion
 twin generation movie data evaluation report train cli api commands __init__
@@ -55,7 +55,7 @@ def test_imports_go_downwards(path):
     [
         ("transformer", {"hardware"}),
         ("schedule", set()),
-        ("process", {"noise", "schedule"}),
+        ("process", {"noise", "fixed", "schedule"}),
         ("metrics", set()),
         ("decoder", {"noise"}),
     ],

@@ -88,6 +88,7 @@ class Denoiser(nn.Module):
         self.previous = nn.Linear(embedding_width, width, bias=False)
         self.transformer = Transformer(width, depth, heads, cross=encoder_depth > 0, dropout=dropout)
         self.out = nn.Linear(width, embedding_width)
+        self.scale = embedding_width**-0.5  # of logits, as tables have unit variance a coordinate
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.encoder = (
             Encoder(
@@ -177,8 +178,7 @@ class Denoiser(nn.Module):
         else:
             visible = torch.cat([past.mask, valid], 1)
             h, _ = self.transformer(h, visible, context, past.states or None, place)
-        table = self.process.table()
-        logits = F.linear(self.out(h), table * table.shape[1] ** -0.5, self.bias + self.bar)
+        logits = F.linear(self.out(h) * self.scale, self.process.table(), self.bias + self.bar)
         if self.pointer is None:
             return logits + log_posterior
         # the mixture is what is known before the noisy token is seen: a copied word may be a rare one

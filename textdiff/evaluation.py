@@ -9,6 +9,7 @@ from torch import Tensor
 
 from textdiff.batches import to_device
 from textdiff.data import TextData
+from textdiff.fixed import fixed_weights
 from textdiff.generation import generate_texts
 from textdiff.metrics import summarization_report
 from textdiff.model import Nats, TextModel
@@ -59,7 +60,8 @@ def likelihood(
     parts: dict[str, list[Tensor]] = defaultdict(list)
     tokens, characters, found = [], 0, Nats({}, torch.zeros(0), "exact")
     for batch in loader:
-        found = model.nats(to_device(batch, model.device), seed, **options)
+        with fixed_weights(model.device):
+            found = model.nats(to_device(batch, model.device), seed, **options)
         tokens.append(found.tokens)
         for name, nats in found.parts.items():
             parts[name].append(nats)

@@ -21,6 +21,7 @@ from torch import Tensor
 from textdiff.batches import pad
 from textdiff.config import Config, named
 from textdiff.control import Control, WordAt
+from textdiff.fixed import fixed_weights
 from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
@@ -134,7 +135,8 @@ def generate_texts(
         dtype=DTYPES[dtype] or fast_dtype(model.device),
     )
     parts = batches(task, batch_size, model.config.max_source_length, progress)
-    rows, watched, nfe = write_all(model, request, parts, len(task))
+    with fixed_weights(model.device):
+        rows, watched, nfe = write_all(model, request, parts, len(task))
     texts = model.tokenizer.decode(rows)
     groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
     best = rerank(groups, utility) if candidates > 1 else texts

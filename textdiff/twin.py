@@ -29,10 +29,12 @@ from textdiff.config import Config, build
 from textdiff.denoiser import bar_of
 from textdiff.diffusion import TextDiffusion
 from textdiff.encoder import Encoder
+from textdiff.fixed import once
 from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, log_unigram
 from textdiff.noise import Noise, clocks, race
 from textdiff.objective import token_nats
 from textdiff.pointer import Pointer
+from textdiff.process.process import scaled
 from textdiff.sampler import precision
 from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context, KeyValue, Transformer
@@ -87,8 +89,11 @@ class Twin(TextModel):
 
     def table(self, ids: Tensor | None = None) -> Tensor:
         """`(V, E)`: the embeddings, read and written, unit variance a coordinate; or those of `ids`."""
-        rows = self.embedding.weight if ids is None else self.embedding(ids)
-        return F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
+        return self.whole_table() if ids is None else scaled(self.embedding(ids))
+
+    @once
+    def whole_table(self) -> Tensor:
+        return scaled(self.embedding.weight)
 
     def encode_source(self, source: Tensor | None, source_mask: Tensor | None) -> Context | None:
         """Read `source (B, S)` once, or return None where there is no encoder."""
@@ -110,7 +115,7 @@ class Twin(TextModel):
         h = self.read(table[ids.unfold(1, WINDOW, 1)].flatten(2))
         h = h + self.position.weight[start : start + h.shape[1]]
         h, past = self.transformer(h, None, context, past)
-        logits = self.out(h) @ table.T * table.shape[1] ** -0.5
+        logits = F.linear(self.out(h) * table.shape[1] ** -0.5, table)
         logits = logits + (self.bias + self.log_prior + self.bar)
         if self.pointer is not None:
             logits = self.pointer(h, logits, context) + self.bar

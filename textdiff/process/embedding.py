@@ -5,6 +5,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.fixed import once
 from textdiff.process.gaussian import Gaussian, column
 from textdiff.schedule import Schedule
 
@@ -25,6 +26,7 @@ class Embedding(Gaussian):
             raise ValueError(f"embedding process: scale must be positive, not {scale}")
         self.scale = scale
 
+    @once
     def codebook(self) -> Tensor:
         return self.place(self.embedding.weight)
 
@@ -42,4 +44,4 @@ class Embedding(Gaussian):
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         # all points have one norm, whose term is a constant: one matrix product is enough
         alpha, sigma = self.schedule(column(t, x_t))
-        return (alpha / sigma**2 * x_t) @ self.codebook().T
+        return F.linear(alpha / sigma**2 * x_t, self.codebook())

@@ -14,6 +14,7 @@ scores and noise are algebra: score = (alpha_t x_0_hat - x_t) / sigma_t^2.
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from textdiff.noise import Noise
@@ -157,7 +158,7 @@ class Gaussian(Process):
         codebook = self.codebook()
         alpha, sigma = self.schedule(column(t, x_t))
         square = 0.5 * (alpha / sigma) ** 2 * codebook.square().sum(-1)
-        return (alpha / sigma**2 * x_t) @ codebook.T - square
+        return F.linear(alpha / sigma**2 * x_t, codebook) - square
 
     def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
         """Posterior mean beside the state scaled to unit variance, `(B, L, F)`."""

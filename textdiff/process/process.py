@@ -16,8 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.fixed import once
 from textdiff.noise import Noise
 from textdiff.schedule import Schedule
+
+
+def scaled(rows: Tensor) -> Tensor:
+    """Embeddings `(..., D)` of one norm, that of unit variance a coordinate."""
+    return F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
 
 
 class Process(nn.Module, ABC):
@@ -55,8 +61,13 @@ class Process(nn.Module, ABC):
 
         With `ids (...)` only theirs, `(..., D)`: a large table is not scaled for a few tokens.
         """
-        rows = self.embedding.weight if ids is None else self.embedding(ids)
-        return F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5 if self.normalised else rows
+        if ids is None:
+            return self.whole_table()
+        return scaled(self.embedding(ids)) if self.normalised else self.embedding(ids)
+
+    @once
+    def whole_table(self) -> Tensor:
+        return scaled(self.embedding.weight) if self.normalised else self.embedding.weight
 
     @abstractmethod
     def encode(self, ids: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.fixed import once
 from textdiff.noise import nucleus
 from textdiff.process.embedding import Embedding
 from textdiff.process.gaussian import Gaussian, column
@@ -108,6 +109,7 @@ class LinearSimplex(Embedding):
 
     ridge = 1e-5  # of the mean square of W: W^T W has an inverse, where V < D too
 
+    @once
     def codebook(self) -> Tensor:
         table = self.table()
         with torch.autocast(table.device.type, enabled=False):
