@@ -40,7 +40,7 @@ BUGS = [
         "some embeddings at another scale than the table",
         "process/process.py",
         "return scaled(self.embedding(ids)) if",
-        "return len(ids) * scaled(self.embedding(ids)) if",
+        "return 2 * scaled(self.embedding(ids)) if",
         "denoiser",
     ),
     Bug(
@@ -673,7 +673,7 @@ BUGS = [
         "alpha / sigma",
         "laws",
     ),
-    Bug("likelihood blind to norms", "process/gaussian.py", "codebook.T - square", "codebook.T", "laws"),
+    Bug("likelihood blind to norms", "process/gaussian.py", "codebook) - square", "codebook)", "laws"),
     Bug(
         "score with sigma for sigma^2",
         "process/gaussian.py",
