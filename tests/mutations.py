@@ -41,7 +41,7 @@ BUGS = [
         "process/process.py",
         "return scaled(self.embedding(ids)) if",
         "return 2 * scaled(self.embedding(ids)) if",
-        "denoiser",
+        "fixed",
     ),
     Bug(
         "a table is kept when its weights may change",

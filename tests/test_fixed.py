@@ -47,6 +47,14 @@ def test_the_same_as_without(name):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
+def test_some_tokens_are_read_as_all_are(name):
+    process, ids = build(name), torch.tensor([[3, 7, 3]])
+    for normalised in (True, False):
+        process.normalised = normalised
+        assert torch.allclose(process.table(ids), process.table()[ids])
+
+
+@pytest.mark.parametrize("name", PROCESSES)
 def test_forgotten_afterwards(name):
     process = build(name)
     with fixed_weights(CPU):
