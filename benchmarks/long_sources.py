@@ -1,6 +1,6 @@
 """Memory and time against the length of the source, read whole or in parts, and the number of documents.
 
-    python benchmarks/long_sources.py
+    python benchmarks/long_sources.py --file qmsum/test.jsonl.gz
 
 Every measurement runs in a process of its own, whose highest resident memory above that before the first
 document is reported (Linux). Models have random weights: cost does not depend on them.
@@ -20,6 +20,7 @@ import torch
 from textdiff import corpus
 from textdiff.batches import pad
 from textdiff.config import Config
+from textdiff.data import TextData
 from textdiff.diffusion import TextDiffusion
 from textdiff.generation import generate_texts
 from textdiff.hardware import tune_allocator
@@ -48,11 +49,16 @@ def text_of(words: int, number: int = 0) -> str:
     return " ".join(" ".join(found).split()[:words])
 
 
-def model_of(window: int | None) -> TextDiffusion:
+def sources_of(file: str, count: int) -> list[str]:
+    """The first `count` documents of a file."""
+    return [example.source for example in TextData(test_file=file).examples("test")[:count]]
+
+
+def model_of(window: int | None, texts: list[str]) -> TextDiffusion:
     """An untrained summarizer that reads sources whole, or in parts of `window` tokens."""
     tune_allocator()
     torch.manual_seed(0)
-    tokenizer = Tokenizer.train(reports(), 2048)
+    tokenizer = Tokenizer.train(texts, 2048)
     config = Config(**SHAPE, source_window=window, max_source_length=1024 if window else LONGEST)
     return TextDiffusion(config, tokenizer)
 
@@ -76,16 +82,22 @@ def train(model: TextDiffusion, texts: list[str]) -> None:
 WORK = {"writing": write, "training": train}
 
 
-def child(work: str, window: int, words: int, documents: int) -> dict[str, float]:
-    """Peak and time of one kind of work, on `documents` different texts of `words` words."""
-    model = model_of(window or None)
+def child(work: str, window: int, words: int, documents: int, file: str = "") -> dict[str, float]:
+    """Peak and time of one kind of work, on `documents` different texts of `words` words or of a file."""
+    texts = sources_of(file, documents) if file else [text_of(words, i) for i in range(documents)]
+    model = model_of(window or None, texts if file else reports())
     WORK[work](model, [text_of(32)])  # what is loaded at the first use is not memory of a document
-    texts = [text_of(words, i) for i in range(documents)]
     memory, begin = common.Memory(), time.perf_counter()
     WORK[work](model, texts)
     seconds, peak = (time.perf_counter() - begin) / documents, memory.peak
-    tokens = sum(map(len, model.tokenizer.encode(texts))) / documents
-    return {"tokens": tokens, "peak_bytes": peak, "seconds_per_document": seconds}
+    tokens = [len(ids) for ids in model.tokenizer.encode(texts)]
+    most = {"most_tokens": max(tokens)} if file else {}
+    return {
+        "tokens": sum(tokens) / len(tokens),
+        **most,
+        "peak_bytes": peak,
+        "seconds_per_document": seconds,
+    }
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -110,29 +122,44 @@ def plot(rows: list[dict], path: Path) -> None:
         panels[0].legend(fontsize=8)
 
 
+def asked_of(file: str) -> list[tuple[str, int, int, int, str]]:
+    """The measurements of a file: a quarter of its documents, and all."""
+    texts = sources_of(file, sys.maxsize)
+    words = sum(len(text.split()) for text in texts) // len(texts)
+    counts = len(texts) // 4, len(texts)
+    return [("writing", window, words, count, file) for window in (WINDOW, 0) for count in counts]
+
+
 def main() -> None:
     """All measurements, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--words", type=int, nargs="+", default=WORDS)
     parser.add_argument("--documents", type=int, nargs="+", default=DOCUMENTS)
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--file", nargs="*", default=[], help="documents of people, instead")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        work, *numbers = options.child
-        print(json.dumps(child(work, *map(int, numbers))))
+        work, *numbers = options.child[:4]
+        print(json.dumps(child(work, *map(int, numbers), *options.child[4:])))
         return
     asked = [(work, w, n, 1) for work in WORK for w in (WINDOW, 0) for n in options.words]
     asked += [("writing", WINDOW, 400, n) for n in options.documents]
-    result = common.header("long_sources", "textdiff/reports", "train")
+    if options.file:
+        asked = [one for file in options.file for one in asked_of(file)]
+    name, dataset = (
+        ("long_sources-files", "files") if options.file else ("long_sources", "textdiff/reports")
+    )
+    result = common.header("long_sources", dataset, "all" if options.file else "train")
     result |= {"steps": STEPS, "shape": SHAPE, "dtype": "float32", "rows": []}
     for one in asked:
         command = [sys.executable, __file__, "--child", *map(str, one)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        row = dict(zip(("work", "window", "words", "documents"), one, strict=True))
+        row = dict(zip(("work", "window", "words", "documents", "file"), one, strict=False))
         result["rows"].append(row | json.loads(done.stdout))
         print(result["rows"][-1], flush=True)
-    path = common.write(result, "long_sources")
-    plot(result["rows"], path.with_suffix(".png"))
+    path = common.write(result, name)
+    if not options.file:
+        plot(result["rows"], path.with_suffix(".png"))
     print(path)
 
 

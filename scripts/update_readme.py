@@ -339,18 +339,22 @@ def latencies() -> str:
 
 def long_sources() -> str:
     """Memory and time against the length of a document, and against their number."""
-    result = load("long_sources")
-    if result is None:
-        return ""
-    heads = ["work", "source read", "words", "tokens", "documents", "peak MB", "s a document"]
-    lines = head(heads, 2)
-    for row in result["rows"]:
-        read = f"parts of {row['window']} tokens" if row["window"] else "whole"
-        cells = [row["work"], read, f"{row['words']:,}", f"{row['tokens']:,.0f}", f"{row['documents']:,}"]
-        cells += [f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['seconds_per_document']:.2f}"]
-        lines.append(line(cells))
-    plot = "![memory and time against words](results/long_sources.png)"
-    return "\n\n".join(["\n".join(lines), origin(result), plot])
+    parts = []
+    for result in filter(None, map(load, ("long_sources", "long_sources-files"))):
+        files = any("file" in row for row in result["rows"])
+        heads = ["file", "work"] if files else ["work"]
+        heads += ["source read", "words", "tokens", *["longest"] * files]
+        heads += ["documents", "peak MB", "s a document"]
+        lines = head(heads, 3 if files else 2)
+        for row in result["rows"]:
+            read = f"parts of {row['window']} tokens" if row["window"] else "whole"
+            cells = [row["file"], row["work"]] if files else [row["work"]]
+            cells += [read, f"{row['words']:,}", f"{row['tokens']:,.0f}"]
+            cells += [f"{row['most_tokens']:,}"] if files else []
+            cells += [f"{row['documents']:,}", f"{row['peak_bytes'] / 1e6:,.0f}"]
+            lines.append(line([*cells, f"{row['seconds_per_document']:.2f}"]))
+        parts += ["\n".join(lines), origin(result)]
+    return "\n\n".join([*parts, "![memory and time against words](results/long_sources.png)"])
 
 
 def memories() -> str:
