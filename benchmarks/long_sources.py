@@ -146,9 +146,8 @@ def main() -> None:
     asked += [("writing", WINDOW, 400, n) for n in options.documents]
     if options.file:
         asked = [one for file in options.file for one in asked_of(file)]
-    name, dataset = (
-        ("long_sources-files", "files") if options.file else ("long_sources", "textdiff/reports")
-    )
+    name = "long_sources-files" if options.file else "long_sources"
+    dataset = " ".join(options.file) or "textdiff/reports"
     result = common.header("long_sources", dataset, "all" if options.file else "train")
     result |= {"steps": STEPS, "shape": SHAPE, "dtype": "float32", "rows": []}
     for one in asked:
