@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
 noise fixed config hardware corpus classes metrics transformer optimizer tokenizer
-files sizes batches rerank decoder schedule process objective length encoder pointer denoiser pretrained
-sampler testing likelihood control blocks storage model layout diffusion
+files sizes batches rerank decoder schedule times process objective length encoder pointer denoiser
+pretrained sampler testing likelihood control blocks storage model layout diffusion
 twin generation movie data evaluation report train cli api commands __init__
 """.split()
 UPWARDS = {("train", "cli")}  # `python -m textdiff.train` is the command line

@@ -56,6 +56,7 @@ class Config:
         source_prefix: text put before every source; set from the data.
         objective: what training makes small: "cross_entropy", "variational", "mean_square" or "anchor";
             always cross_entropy where tokens are given and all others pure noise.
+        times: which times training looks at, "even" or "importance", likewise by name or mapping.
         self_conditioning: share of examples trained on their own first prediction.
         prefix_rate: share of examples with a clean prefix of random length.
         given_rate: share of examples with any tokens given, a random number, and all others pure noise.
@@ -86,6 +87,7 @@ class Config:
     source_window: int | None = None
     source_prefix: str = ""
     objective: str = "cross_entropy"
+    times: Spec = "even"
     self_conditioning: float = 0.5
     token_noise: float = 0.5
     prefix_rate: float = 0.1

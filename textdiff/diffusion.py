@@ -25,13 +25,14 @@ from textdiff.denoiser import Denoiser, GoesOn, Guided
 from textdiff.layout import Layout, check_given, lay_out, lay_text
 from textdiff.length import Length
 from textdiff.likelihood import find_bound
-from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, log_unigram
+from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, join, log_unigram
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.objective import cross_entropy, find_objective
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
 from textdiff.process import PROCESSES
 from textdiff.sampler import SAMPLERS, Predict, Replacing, Resampling, Sampler, keep, precision
 from textdiff.schedule import SCHEDULES
+from textdiff.times import TIMES
 from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context
 
@@ -39,20 +40,6 @@ from textdiff.transformer import Context
 def select(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
     """Some rows of a batch, `rows (B,)` bool."""
     return {key: value[rows] if isinstance(value, Tensor) else value for key, value in batch.items()}
-
-
-def join(parts: list[Losses], parameters: list[Tensor]) -> Losses:
-    """Losses of parts of a batch as those of all; every one of `parameters` takes part (DDP)."""
-    width = max(part.nll.shape[1] for part in parts)
-
-    def whole(found: list[Tensor | None]) -> Tensor | None:
-        known = [F.pad(x, (0, width - x.shape[1])) if x.dim() > 1 else x for x in found if x is not None]
-        return torch.cat(known) if known else None
-
-    touch = 0 * sum(parameter.sum() for parameter in parameters)
-    nll, objective = (whole([getattr(part, name) for part in parts]) for name in ("nll", "objective"))
-    mask, t, length = (whole([getattr(part, name) for part in parts]) for name in ("mask", "t", "length"))
-    return Losses(nll + touch, mask, t, length, None if objective is None else objective + touch)
 
 
 class TextDiffusion(TextModel):
@@ -107,6 +94,7 @@ class TextDiffusion(TextModel):
                 **common,
             )
         self.objective = find_objective(config.objective, process)
+        self.times = build(TIMES, config.times)
         width = config.embedding_width if self.denoiser.encoder is None else config.width
         self.length = Length(config.max_length, width)
 
@@ -156,7 +144,8 @@ class TextDiffusion(TextModel):
         coins = noise.uniform((len(ids),)), noise.uniform((len(ids),)), noise.uniform((len(ids),))
         mask, settled = self.draw_mask(batch["mask"], noise)
         own = (coins[0] < self.config.token_noise) & ~settled
-        t = low_discrepancy(seed, batch["index"]).to(ids.device).masked_fill(settled, 1.0)
+        t, weight = self.times(low_discrepancy(seed, batch["index"]).to(ids.device))
+        t = t.masked_fill(settled, 1.0)
         times = torch.where(own[:, None], noise.uniform(ids.shape), t[:, None]) * mask
         x_0 = self.process.encode(ids)
         x_t = keep(mask, self.process.corrupt(x_0, times, noise), x_0)
@@ -174,13 +163,14 @@ class TextDiffusion(TextModel):
         # what is never written is not learned, such as unknown characters
         mask = mask & (self.denoiser.bar[ids] == 0)
         time = t.masked_fill(own | settled, torch.nan)
+        weight = None if weight is None else weight.masked_fill(own | settled, 1.0)
         if "before" in batch:  # an open block knows no length
-            return Losses(nll, mask, time, objective=objective)
+            return Losses(nll, mask, time, objective=objective, weight=weight)
         # any tokens would tell how many there are: a length is told from a source or a prefix
         open_ = torch.where(settled[:, None], batch["mask"], inputs["mask"])
         log_lengths = self.length(self.pool(context, ids, open_, valid))
         length = F.nll_loss(log_lengths, batch["mask"].sum(1), reduction="none")
-        return Losses(nll, mask, time, length, objective)
+        return Losses(nll, mask, time, length, objective, weight)
 
     def draw_mask(self, mask: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """`mask (B, L)` without what is given: a prefix or any tokens, both a random number of them.

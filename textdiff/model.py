@@ -4,12 +4,13 @@ The diffusion model (`diffusion.py`) and its autoregressive baseline (`twin.py`)
 training, generation and evaluation know nothing else.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.config import Config
@@ -26,6 +27,7 @@ class Losses:
         t: `(B,)` time of the example, nan where tokens have their own; None without a time.
         length: `(B,)` nats for the length; None if the text pays for it itself (EOS).
         objective: `(B, L)` what training makes small, if that is not `nll`.
+        weight: `(B,)` of the example in training, by its time; None = 1.
     """
 
     nll: Tensor
@@ -33,6 +35,26 @@ class Losses:
     t: Tensor | None = None
     length: Tensor | None = None
     objective: Tensor | None = None
+    weight: Tensor | None = None
+
+    @property
+    def cost(self) -> Tensor:
+        """`(B, L)`: what training makes small, before weights."""
+        return self.nll if self.objective is None else self.objective
+
+
+def join(parts: list[Losses], parameters: list[Tensor]) -> Losses:
+    """Losses of parts of a batch as those of all; every one of `parameters` takes part (DDP)."""
+    width = max(part.nll.shape[1] for part in parts)
+
+    def whole(found: list[Tensor | None]) -> Tensor | None:
+        known = [F.pad(x, (0, width - x.shape[1])) if x.dim() > 1 else x for x in found if x is not None]
+        return torch.cat(known) if known else None
+
+    touch = 0 * sum(parameter.sum() for parameter in parameters)
+    found = {f.name: whole([getattr(part, f.name) for part in parts]) for f in fields(Losses)}
+    touched = {name: found[name] + touch for name in ("nll", "objective") if found[name] is not None}
+    return Losses(**found | touched)
 
 
 @dataclass

@@ -23,7 +23,7 @@ from textdiff.config import Config, build
 from textdiff.data import Example, TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import bleu, rouge
-from textdiff.model import TextModel
+from textdiff.model import Losses, TextModel
 from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
 from textdiff.twin import SYSTEMS, find_system
 
@@ -128,11 +128,11 @@ class Training(L.LightningModule):
         self.position = batch["position"] + 1
         losses = self.model.loss(batch, self.seed)
         count = total(losses.mask.sum())
-        cost = losses.nll if losses.objective is None else losses.objective
+        cost = losses.cost if losses.weight is None else losses.cost * losses.weight[:, None]
         loss = (cost * losses.mask).sum() / count * self.trainer.world_size
         self.log("loss", loss.detach(), prog_bar=True, sync_dist=True)
         if losses.t is not None:
-            self.observe(losses.nll.detach(), losses.mask, losses.t)
+            self.observe(losses)
         if losses.length is not None:
             length = losses.length.mean()
             self.log("length_loss", length.detach())
@@ -144,12 +144,18 @@ class Training(L.LightningModule):
             )
         return loss
 
-    def observe(self, nll: Tensor, mask: Tensor, t: Tensor) -> None:
+    @torch.no_grad()
+    def observe(self, losses: Losses) -> None:
         """Tell the schedule, and log, the loss by noise level of examples with a single time."""
-        seen = ~t.isnan() & mask.any(1)
-        example = ((nll * mask).sum(1) / mask.sum(1).clamp(min=1))[seen].float()
-        self.model.process.schedule.observe(t[seen], example)
-        bucket = (t[seen] * BUCKETS).long().clamp(max=BUCKETS - 1)
+        mask, seen = losses.mask, ~losses.t.isnan() & losses.mask.any(1)
+        example, cost = (
+            ((nats * mask).sum(1) / mask.sum(1).clamp(min=1))[seen].float()
+            for nats in (losses.nll, losses.cost)
+        )
+        t = losses.t[seen]
+        self.model.process.schedule.observe(t, example)
+        self.model.times.observe(t, cost)
+        bucket = (t * BUCKETS).long().clamp(max=BUCKETS - 1)
         self.buckets[0].index_add_(0, bucket, example)
         self.buckets[1].index_add_(0, bucket, torch.ones_like(example))
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
