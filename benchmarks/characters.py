@@ -29,9 +29,15 @@ from textdiff.tokenizer import Tokenizer
 
 ALPHABET = " " + string.ascii_lowercase
 TWIN = "autoregressive"
+# MDLM's training: one time a text, all weight on the bound itself
+ELBO = ["model.network.objective=variational", "model.network.token_noise=0"]
+ELBO += ["model.network.given_rate=0", "model.network.prefix_rate=0"]
 SYSTEMS: dict[str, list[str]] = {
     TWIN: ["model.network.system=autoregressive"],
     "masked": ["model.network.process=masked"],
+    "masked, ELBO": ["model.network.process=masked", *ELBO],
+    "masked, ELBO, importance": ["model.network.process=masked", *ELBO, "model.network.times=importance"],
+    "masked, ELBO, Muon 5e-3": ["model.network.process=masked", *ELBO, "model.learning_rate=5e-3"],
     "uniform": ["model.network.process=uniform"],
     "mask_and_replace": ["model.network.process=mask_and_replace"],
     "embedding, gumbel": ["model.network.process=embedding", "model.network.schedule=gumbel"],
