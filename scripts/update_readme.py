@@ -30,6 +30,8 @@ NAMES = {
     "repetition": "repeated %",
     "distinct_2": "distinct-2 %",
     "invented": "invented %",
+    "copy_rate": "copied %",
+    "empty_rate": "empty %",
     "invented_numbers": "invented numbers %",
     "judge_perplexity": "perplexity",
     "entropy": "entropy",
@@ -48,8 +50,17 @@ NAMES = {
     "word_length": "letters a word",
 }
 SUMMARY = ("rouge1", "rouge2", "rougeL", "bleu", "length_ratio", "repetition", "distinct_2", "invented")
-SUMMARY += ("invented_numbers",)
-FREE = ("judge_perplexity", "mauve", "entropy", "distinct_2", "self_bleu", "memorisation", "repetition")
+SUMMARY += ("invented_numbers", "copy_rate")
+FREE = (
+    "judge_perplexity",
+    "mauve",
+    "entropy",
+    "distinct_2",
+    "self_bleu",
+    "memorisation",
+    "repetition",
+    "empty_rate",
+)
 GAPS = ("gap_rougeL", "gap_bleu", "gap_exact", "rougeL", "bleu", "given_changed")
 REPAIRS = ("right_before", "right_after", "mended", "broken")
 FACTS = ("rouge1", "rouge2", "rougeL", "fact_accuracy", "fact_accuracy_unseen_names")
