@@ -141,7 +141,7 @@ def score(model: TextModel, found: list[Task], seeds: int, **options: Any) -> di
             "gap_exact": common.span([100 * sum(one) / len(one) for one in exact]),
             "rougeL": bootstrap(of_all),
             "bleu": common.span([bleu(one["whole"], references) for one in runs]),
-            "given_changed": common.span([100 * changed / written]),
+            **({} if twin else {"given_changed": common.span([100 * changed / written])}),
         },
         "examples_shown": [
             f"{task.left} [{text}] {task.right}"
