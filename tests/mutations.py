@@ -531,8 +531,29 @@ BUGS = [
     Bug(
         "the gradient's own mean forgotten",
         "control/classifier.py",
-        "slope - (slope * view.probs)",
-        "slope * 0 - (slope * view.probs)",
+        "1 + slope - (slope * view.probs).sum(-1, keepdim=True)",
+        "1 + slope",
+        "control",
+    ),
+    Bug(
+        "a classifier's slope as a straight line",
+        "control/classifier.py",
+        "ratio.clamp(min=LEAST).log() + (ratio - LEAST).clamp(max=0)",
+        "ratio",
+        "control",
+    ),
+    Bug(
+        "a classifier's worst tokens are all alike",
+        "control/classifier.py",
+        " + (ratio - LEAST).clamp(max=0)",
+        "",
+        "control",
+    ),
+    Bug(
+        "a classifier's slope rules tokens out",
+        "control/classifier.py",
+        "LEAST = 1e-4",
+        "LEAST = 0.0",
         "control",
     ),
     Bug(

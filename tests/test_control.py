@@ -118,10 +118,30 @@ def test_word_at_a_place():
     assert same(found[0, 1], exact[1], 1e-4)
 
 
-def test_a_linear_classifier_is_told_exactly():
+EXACT = {  # p(y | probs) of independent tokens, and the texts that have y
+    "ends in 1 or 4": (lambda p: p[:, -1, [1, 4]].sum(-1), torch.isin(TEXTS[:, -1], torch.tensor([1, 4]))),
+    "holds a 2": (lambda p: 1 - (1 - p[..., 2]).prod(1), (TEXTS == 2).any(1)),
+    "begins with a double": (lambda p: (p[:, 0] * p[:, 1]).sum(-1), TEXTS[:, 0] == TEXTS[:, 1]),
+}
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+@pytest.mark.parametrize("name", EXACT)
+def test_an_exact_classifier_tells_the_exact_posterior(name, sharpness):
+    """Beside the tokens' own probabilities, by enumeration of all texts."""
+    view, (prob, has) = make_view(3, sharpness), EXACT[name]
+    told = Classifier(lambda probs, valid: prob(probs).log()).per_token(view)
+    for row in range(3):
+        exact, prior = enumerated(view.probs[row], has), view.probs[row].log()
+        assert same(told[row] + prior, exact + prior, 1e-3)
+
+
+def test_a_classifier_that_is_far_from_exact_rules_nothing_out():
+    """Its slope says less than no probability: finite, and in its order."""
     view, weight = make_view(3), torch.randn(M, V)
-    control = Classifier(lambda probs, valid: (probs * weight).sum((1, 2)))
-    assert same(control.per_token(view)[1], weight)
+    told = Classifier(lambda probs, valid: 40 * (probs * weight).sum((1, 2))).per_token(view)
+    assert told.isfinite().all() and told.min() < -9.0 and told.max() < 6.0
+    assert torch.equal(told.argsort(-1), weight.argsort(-1).expand(3, -1, -1))
 
 
 def test_scores_of_drawn_texts_come_near_the_exact_answer(monkeypatch):
@@ -173,8 +193,10 @@ class Ending(Control):
         return self.posteriors(view)[2]
 
 
-def oracle_state(process: str, time: float) -> tuple[OracleDenoiser, Tensor, Tensor, dict[str, Tensor]]:
-    oracle = OracleDenoiser(make_process(process).double(), MarkovLanguage())
+def oracle_state(
+    process: str, time: float, **options: float
+) -> tuple[OracleDenoiser, Tensor, Tensor, dict[str, Tensor]]:
+    oracle = OracleDenoiser(make_process(process).double(), MarkovLanguage(**options))
     ids = oracle.language.sample(3, seed=4)
     t = torch.full(ids.shape, time).double()
     x_t = oracle.process.corrupt(oracle.process.encode(ids), t, OneStream(3))
@@ -192,6 +214,19 @@ def test_the_exact_classifier_gives_the_exact_posterior(process, time):
     exact = control.posteriors(View(x_t, inputs["valid"], x_t, t))[1]
     assert torch.allclose(steered.softmax(-1).double(), exact.exp(), atol=1e-4)
     assert (steered.softmax(-1) - oracle(x_t, t, **inputs).softmax(-1)).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_an_exact_classifier_of_independent_words_gives_the_denoiser_of_the_class(process):
+    """By its slope alone, where `Ending` is told the answer; twice the weight is the square."""
+    oracle, x_t, t, inputs = oracle_state(process, 0.6, sharpness=0.0)
+    exact = OracleDenoiser(oracle.process, oracle.language, last=[1, 4])(x_t, t, **inputs).softmax(-1)
+    prior = oracle(x_t, t, **inputs).softmax(-1)
+    for weight, odds in ((1.0, exact), (2.0, exact**2 / prior)):
+        control = Classifier(lambda probs, valid: probs[:, -1, [1, 4]].sum(-1).log(), weight)
+        found = Steered(oracle, [control])(x_t, t, **inputs).softmax(-1).double()
+        assert (found - odds / odds.sum(-1, keepdim=True)).abs().max() < 1e-3
+    assert (exact - prior).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("time", [0.2, 0.6, 0.9])

@@ -1,12 +1,14 @@
 """Differentiable classifiers of token probabilities, and those of the `transformers` library.
 
-A classifier f(p) = log p(y | p) of token probabilities p knows what `control.py` asks to first order,
+A classifier f(p) = log p(y | p) of token probabilities p knows what `control.py` asks by its slope,
 
-    log p(y | x_t, w_i = v) = f(p) + df/dp_i . (e_v - p_i)                                            (1)
+    log p(y | x_t, w_i = v) = f(p) + log(1 + df/dp_i . (e_v - p_i))                                   (1)
 
-One of the `transformers` library reads p as mean embeddings p @ E, so that its gradient reaches them
-(SSD-LM, Han et al. 2023, arXiv:2210.17432, section 3.3). Where its vocabulary is not the model's, the
-tokens of the model are read as mean embeddings of the pieces that their text has there.
+exact where p(y | p) is the mean of p(y | text) over texts of independent tokens, as that is linear in each
+p_i. One of the `transformers` library is so to first order only: it reads p as mean embeddings p @ E, so
+that its gradient reaches them (SSD-LM, Han et al. 2023, arXiv:2210.17432, section 3.3). Where its
+vocabulary is not the model's, the tokens of the model are read as mean embeddings of the pieces that
+their text has there.
 """
 
 import warnings
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 from textdiff.control.control import Control, View
 from textdiff.pretrained import count_positions, reads_embeddings
 from textdiff.tokenizer import Tokenizer
+
+LEAST = 1e-4  # of p(y | ...) before: a slope that says less is not taken at its word
 
 
 class Classifier(Control):
@@ -45,7 +49,9 @@ class Classifier(Control):
                     "control: a classifier's answer has no gradient in the probabilities; use TextScore"
                 )
             (slope,) = torch.autograd.grad(value.sum(), free.probs)
-        return slope - (slope * view.probs).sum(-1, keepdim=True)
+        ratio = 1 + slope - (slope * view.probs).sum(-1, keepdim=True)
+        # an exact one is never below zero; of others, tokens beyond are worse still, but not ruled out
+        return ratio.clamp(min=LEAST).log() + (ratio - LEAST).clamp(max=0)
 
     def evidence(self, view: View) -> Tensor:
         value = self.log_prob(view.probs, view.valid)
