@@ -564,6 +564,13 @@ BUGS = [
         "control",
     ),
     Bug(
+        "the command lets every classifier steer",
+        "commands.py",
+        "control_weight, pieces=pieces))",
+        "control_weight, pieces=True))",
+        "classifier",
+    ),
+    Bug(
         "classifier reads padding",
         "control/classifier.py",
         "mask = (place < len(self.after)).long()",

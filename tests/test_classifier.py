@@ -19,6 +19,7 @@ from transformers import (
     RobertaModel,
 )
 
+from textdiff import commands
 from textdiff.control import SequenceClassifier
 from textdiff.generation import generate_texts
 from textdiff.tokenizer import Tokenizer
@@ -195,3 +196,15 @@ def test_a_classifier_in_half_precision_steers(same, tmp_path):
 def test_another_vocabulary_must_be_allowed(other):
     with pytest.raises(ValueError, match="another vocabulary than the model; give pieces=True"):
         generate_texts(make_model(), num_samples=1, controls=[SequenceClassifier(other, "good")])
+
+
+def test_the_command_steers_and_wants_leave_for_another_vocabulary(same, other, tmp_path, capsys):
+    make_model().save_pretrained(tmp_path)
+    command = ["generate", str(tmp_path), "--num_samples", "2", "--length", "6", "--steps", "2"]
+    for classifier, more in ((same, []), (other, ["--pieces"])):
+        commands.main([*command, "--classifier", classifier, "--label", "good", *more])
+        assert len(capsys.readouterr().out.splitlines()) == 2
+    with pytest.raises(SystemExit, match=r"give pieces=True \(--pieces\) to read"):
+        commands.main([*command, "--classifier", other, "--label", "good"])
+    with pytest.raises(SystemExit, match="--pieces is for --classifier: leave it out"):
+        commands.main([*command, "--pieces"])

@@ -114,6 +114,9 @@ def add_common(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--min_length", type=int, help="tokens before which no text ends")
     sub.add_argument("--classifier", help="sequence classifier that steers: a local directory or hub id")
     sub.add_argument("--label", help="the class that it shall see")
+    sub.add_argument(
+        "--pieces", action="store_true", help="let it have another vocabulary, and read tokens as pieces"
+    )
     sub.add_argument("--control_weight", type=float, default=1.0, help="of words and classifier")
     sub.add_argument("--candidates", type=int, help="write several, give the one of least Bayes risk")
     sub.add_argument("--seed", type=int)
@@ -236,6 +239,7 @@ def show(
     min_length: int | None = None,
     classifier: str | None = None,
     label: str | None = None,
+    pieces: bool = False,
     control_weight: float = 1.0,
     **options: Any,
 ) -> None:
@@ -246,7 +250,9 @@ def show(
     if (classifier is None) != (label is None):
         raise ValueError("--classifier and --label go together: give both")
     if classifier is not None:
-        controls.append(SequenceClassifier(classifier, label, control_weight, pieces=True))
+        controls.append(SequenceClassifier(classifier, label, control_weight, pieces=pieces))
+    elif pieces:
+        raise ValueError("--pieces is for --classifier: leave it out")
     options |= {"controls": controls} if controls else {}
     options |= {"progress": sys.stderr.isatty(), "trajectory": movie is not None}
     for first, part in parts(options, whole=movie is not None):

@@ -4,10 +4,10 @@ A classifier f(p) = log p(y | p) of token probabilities p knows what `control.py
 
     log p(y | x_t, w_i = v) = f(p) + log(1 + df/dp_i . (e_v - p_i))                                   (1)
 
-exact where p(y | p) is the mean of p(y | text) over texts of independent tokens, as that is linear in each
-p_i. One of the `transformers` library is so to first order only: it reads p as mean embeddings p @ E, so
-that its gradient reaches them (SSD-LM, Han et al. 2023, arXiv:2210.17432, section 3.3). Where its
-vocabulary is not the model's, the tokens of the model are read as mean embeddings of the pieces that
+exact where p(y | p) is the mean of p(y | text) over texts of independent tokens, as that is linear in
+each p_i. One of the `transformers` library is so to first order only: it reads p as mean embeddings
+p @ E, so that its gradient reaches them (SSD-LM, Han et al. 2023, arXiv:2210.17432, section 3.3). Where
+its vocabulary is not the model's, the tokens of the model are read as mean embeddings of the pieces that
 their text has there.
 """
 
@@ -139,8 +139,8 @@ class SequenceClassifier(Classifier):
         same = vocabulary(tokenizer) == vocabulary(self.own)
         if not same and not self.pieces:
             raise ValueError(
-                f"{self.source} has another vocabulary than the model; give pieces=True to read every "
-                "token of the model as the pieces of its text, or a classifier of the same vocabulary"
+                f"{self.source} has another vocabulary than the model; give pieces=True (--pieces) to read "
+                "every token of the model as the pieces of its text, or one of the same vocabulary"
             )
         if not same:
             warnings.warn(f"{self.source} reads the model's tokens as pieces of its own", stacklevel=2)
