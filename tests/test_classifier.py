@@ -204,7 +204,7 @@ def test_the_command_steers_and_wants_leave_for_another_vocabulary(same, other, 
     for classifier, more in ((same, []), (other, ["--pieces"])):
         commands.main([*command, "--classifier", classifier, "--label", "good", *more])
         assert len(capsys.readouterr().out.splitlines()) == 2
-    with pytest.raises(SystemExit, match=r"give pieces=True \(--pieces\) to read"):
+    with pytest.raises(SystemExit, match=r"give pieces=True \(--pieces\) to"):
         commands.main([*command, "--classifier", other, "--label", "good"])
     with pytest.raises(SystemExit, match="--pieces is for --classifier: leave it out"):
         commands.main([*command, "--pieces"])

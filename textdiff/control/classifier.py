@@ -139,8 +139,8 @@ class SequenceClassifier(Classifier):
         same = vocabulary(tokenizer) == vocabulary(self.own)
         if not same and not self.pieces:
             raise ValueError(
-                f"{self.source} has another vocabulary than the model; give pieces=True (--pieces) to read "
-                "every token of the model as the pieces of its text, or one of the same vocabulary"
+                f"{self.source} has another vocabulary than the model; give pieces=True (--pieces) to "
+                "read every token of the model as the pieces of its text, or one of the same vocabulary"
             )
         if not same:
             warnings.warn(f"{self.source} reads the model's tokens as pieces of its own", stacklevel=2)
