@@ -10,8 +10,10 @@ beside `config.json` and the tokenizer's files:
     ssd-lm   pytorch_model.bin or model.safetensors, embed_sum_layer.pt, timestep_layer.pt
     tess     pytorch_model.bin or model.safetensors with vocab_to_hidden_dim_embed and timestep_embed
 
-Files of `torch.save` are read as plain tensors; one that holds anything else is refused. Steps differ in
-one thing: an SSD-LM or TESS run of T steps visits t = i / T, this package the same times for any T.
+Files of `torch.save` are read as plain tensors; one that holds anything else is refused. Steps are
+theirs, fresh noise around a top-p draw, but for two things. SSD-LM reads the text off the last logits,
+the likeliest tokens; here the last tokens are drawn like all others (with `--multi_hot`, which draws
+none, they are the likeliest). TESS visits t = (T-1)/T ... 0 in T steps, SSD-LM and this package 1 ... 1/T.
 TESS puts <s> before the source, which this package does not.
 """
 
@@ -47,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--half_width", type=float, default=5.0, help="K of the simplex")
     parser.add_argument(
-        "--multi_hot", type=float, help="p of SSD-LM's multi-hot projection; none: the mean"
+        "--multi_hot", type=float, help="p of SSD-LM's multi-hot projection; none: tokens are drawn"
     )
     parser.add_argument(
         "--conditioning", choices=("none", "prefix"), default="none", help="prefix: trained with sources"
@@ -144,7 +146,9 @@ def configure(options: argparse.Namespace, shape: dict[str, Any], self_condition
     most, size = options.max_length or most, options.length or size
     if not 1 <= size < most:
         raise ValueError(f"--length {size} must be at least 1 and below --max_length {most}")
-    generation = {"sampler": "renoise", "decoder": {"name": "sample", "p": 0.95}, "steps": 64}
+    drawn = {"name": "sample", "p": 0.95}  # of one token the multi-hot projection is that token
+    decoder = drawn if options.multi_hot is None else "softmax"
+    generation = {"sampler": "renoise", "decoder": decoder, "steps": 64}
     generation |= {"block_length": size} if options.format == "ssd-lm" else {}
     return Config(
         process={

@@ -144,6 +144,20 @@ BUGS = [
         "simplex",
     ),
     Bug(
+        "nobody says that multi-hot is idle where tokens are drawn",
+        "decoder.py",
+        '(SSD-LM\'s sampling projection).\n    """\n\n    single = True',
+        '(SSD-LM\'s sampling projection).\n    """\n\n    single = False',
+        "simplex",
+    ),
+    Bug(
+        "nobody says that multi-hot is idle where tokens are settled",
+        "layout.py",
+        "(decoder.single or not sampler.shifts)",
+        "decoder.single",
+        "simplex",
+    ),
+    Bug(
         "texts end where they must not",
         "control/words.py",
         "NEVER * (place < least)",

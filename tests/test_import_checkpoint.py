@@ -61,10 +61,15 @@ def make_input(vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
     return ids, x_t, torch.tensor([0.3, 0.9])
 
 
-def write_ssd_lm(folder: Path) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """A checkpoint in SSD-LM's layout, its names as distributed training writes them, and its parts."""
-    network = make_network(folder, max_position_embeddings=202)
+def write_ssd_lm(folder: Path, loud: bool = False) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """A checkpoint in SSD-LM's layout, its names as distributed training writes them, and its parts.
+
+    Its words matter little to a new network, in a `loud` one much.
+    """
+    network = make_network(folder, max_position_embeddings=202, initializer_range=0.3 if loud else 0.02)
     project = nn.Linear(network.config.vocab_size, WIDTH, bias=False)
+    if loud:
+        nn.init.normal_(project.weight, std=3.0)
     time = nn.Linear(1, WIDTH)
     files = {"pytorch_model.bin": network, "embed_sum_layer.pt": project, "timestep_layer.pt": time}
     for name, part in files.items():
@@ -97,6 +102,38 @@ def test_ssd_lm(tmp_path, context):
     assert textdiff.infill(model, ["ab ___ c"], steps=2), "gaps need no blocks"
     texts = generate_texts(model, prompt=["abc", "d"], length=14, steps=2)
     assert [len(one) <= 14 for one in texts.ids] == [True, True]
+
+
+def test_texts_of_the_multi_hot_projection_are_those_of_their_loop(tmp_path):
+    """SSD-LM's own: nucleus to K, all else to -K, fresh noise; the text is the last argmax."""
+    network, project, time = write_ssd_lm(tmp_path / "ssdlm", loud=True)
+    shape = ("--max_length", 30, "--length", 6, "--multi_hot", 0.7)
+    run("--format", "ssd-lm", *shape, tmp_path / "ssdlm", tmp_path / "model")
+    model, steps = load(tmp_path / "model", "cpu"), 5
+    (before,) = model.tokenizer.encode(["ab c"])
+    table = network.get_input_embeddings()(torch.tensor([before]))
+    draws, x = Noise(3, [0]), None
+    x = HALF_WIDTH * draws.normal((1, 6, network.config.vocab_size))
+    for i in range(steps):
+        t = torch.tensor([[1 - i / steps]])
+        with torch.no_grad():
+            h = torch.cat([table, project(x.softmax(-1)) + time(t)[:, None]], 1)
+            logits = network(inputs_embeds=h).logits[:, len(before) :]
+        top, index = logits.softmax(-1).sort(descending=True)
+        kept = (top.cumsum(-1) - top < 0.7).scatter(-1, index, top.cumsum(-1) - top < 0.7)
+        signal = torch.cos(torch.pi / 2 * (t - 1 / steps))
+        noise = (1 - signal**2).sqrt() * draws.normal(x.shape)
+        x, draws = HALF_WIDTH * (signal * (2.0 * kept - 1) + noise), draws.at(i + 1)
+    assert 1 < kept.sum(-1).float().mean() < 20, "the projection is of several tokens"
+
+    def write() -> list[int]:
+        options = {"prompt": ["ab c"], "length": len(before) + 6, "steps": steps, "seed": 3}
+        return generate_texts(model, **options).ids[0][len(before) :]
+
+    found = write()
+    assert found == logits.argmax(-1)[0, : len(found)].tolist() and len(found) > 3
+    model.process.multi_hot = None
+    assert write() != found
 
 
 MIXED = {"self_condition_mix_before_weights": True}

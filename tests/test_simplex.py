@@ -1,9 +1,14 @@
 """The two simplex processes against what they stand for, in the papers' own coordinates."""
 
+import math
+import warnings
+
 import pytest
 import torch
+from test_blocks import make_model
 from torch import nn
 
+from textdiff.generation import generate_texts
 from textdiff.noise import Noise
 from textdiff.process import LinearSimplex, Simplex
 from textdiff.schedule import Cosine
@@ -28,6 +33,19 @@ def test_states_times_k_are_those_of_ssd_lm():
     assert torch.allclose(k * ours, alpha * corner + sigma * k * eps, atol=1e-6)
     read = torch.softmax(k * ours, -1) @ process.table()
     assert torch.allclose(process.features(ours, t, process.log_posterior(ours, t))[..., D:], read)
+
+
+@pytest.mark.parametrize(("size", "weight"), [(1000, 0.957), (50_000, 0.306)])
+def test_what_k_reads_of_clean_text(size, weight):
+    """The two formulas of `half_width`: at K = 5, and that log(9 V) / 2 reads nine tenths."""
+    process, t = Simplex(nn.Embedding(size, 1), Cosine()), torch.zeros(())
+    process.embedding.weight.data = torch.eye(size, 1) * 2 - 1
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    for k, expected in ((5.0, weight), (math.log(9 * size) / 2, 0.9)):
+        process.half_width = k
+        x_t = process.encode(ids)
+        read = process.features(x_t, t, process.log_posterior(x_t, t))[0, 0, 1]
+        assert (read.item() + 1) / 2 == pytest.approx(expected, abs=1e-3)
 
 
 def test_corners_are_the_codebook():
@@ -81,6 +99,32 @@ def test_the_multi_hot_projection_is_plus_one_at_every_likely_token():
     for value in (0.0, 1.5):
         with pytest.raises(ValueError, match="multi_hot must be in"):
             make(Simplex, multi_hot=value)
+
+
+@pytest.mark.parametrize(
+    ("how", "acts"),
+    [
+        ({}, False),
+        ({"decoder": "softmax"}, False),
+        ({"sampler": "renoise"}, False),
+        ({"sampler": "ancestral", "decoder": "greedy"}, False),
+        ({"sampler": "renoise", "decoder": "softmax"}, True),
+        ({"sampler": "ancestral", "decoder": "top_p"}, True),
+        ({"sampler": "ddim"}, True),
+    ],
+)
+def test_texts_say_where_the_multi_hot_projection_is_idle(how, acts):
+    """It is of several tokens: where one is drawn or settled texts are the same without it."""
+    texts = []
+    for value in (0.5, None):
+        model = make_model(process={"name": "simplex", "multi_hot": value})
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            texts.append(generate_texts(model, num_samples=4, length=10, steps=4, **how).ids)
+        assert any("multi_hot changes nothing" in str(one.message) for one in told) is (
+            value is not None and not acts
+        )
+    assert (texts[0] != texts[1]) is acts
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])

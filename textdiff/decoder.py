@@ -22,6 +22,8 @@ class Decoder(ABC):
         temperature: divides the logits; below 1 sharpens.
     """
 
+    single = False  # all mass on one token
+
     def __init__(self, temperature: float = 1.0) -> None:
         if not 0 < temperature < math.inf:
             raise ValueError(f"decoder: temperature must be finite and above 0, not {temperature}")
@@ -46,6 +48,8 @@ class Softmax(Decoder):
 class Greedy(Decoder):
     """All mass on the likeliest token (clamping)."""
 
+    single = True
+
     def decode(self, probs: Tensor, noise: Noise) -> Tensor:
         return one_hot(probs.argmax(-1), probs)
 
@@ -57,6 +61,8 @@ class Sample(Decoder):
         temperature: divides the logits.
         p: draw from the likeliest tokens that hold at least p alone (SSD-LM's sampling projection).
     """
+
+    single = True
 
     def __init__(self, temperature: float = 1.0, p: float = 1.0) -> None:
         super().__init__(temperature)

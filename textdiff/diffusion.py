@@ -22,7 +22,7 @@ from textdiff.config import Config, build, named
 from textdiff.control import Control, refuse_short, steer
 from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, GoesOn, Guided
-from textdiff.layout import Layout, check_given, lay_out, lay_text
+from textdiff.layout import Layout, check_given, lay_out, lay_text, warn_idle
 from textdiff.length import Length
 from textdiff.likelihood import find_bound
 from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, join, log_unigram
@@ -275,6 +275,7 @@ class TextDiffusion(TextModel):
         usual = "sample" if drawn and sampler.draws else "softmax"
         spec = named(options.get("decoder", usual))
         decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
+        warn_idle(self.process, sampler, decoder)
         with precision(self.device, request.dtype):
             context = self.read(request.source, request.source_mask)
         denoiser = self.guide(sampler, options.get("guidance_scale", 1.0), options.get("controls", ()))

@@ -1,5 +1,6 @@
 """What is given and what is to be written: a request as ids, mask and valid of one batch."""
 
+import warnings
 from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from textdiff.batches import pad
 from textdiff.control import least_length, refuse_short
+from textdiff.decoder import Decoder
 from textdiff.model import Request, TextModel
+from textdiff.process import Process
 from textdiff.sampler import GIVEN, Sampler
 from textdiff.tokenizer import OPEN
 
@@ -30,6 +33,16 @@ def check_given(given: str, noise: float | None, sampler: Sampler, options: dict
         raise ValueError(f"{what} is for samplers that go step by step, such as ancestral")
     if options.get("block_length") is not None or options.get("controls"):
         raise ValueError(f"{what} knows no block_length and no controls; leave them out")
+
+
+def warn_idle(process: Process, sampler: Sampler, decoder: Decoder) -> None:
+    """Say where a process that projects several tokens (SSD-LM's multi-hot) gets one at every place."""
+    if process.projects and (decoder.single or not sampler.shifts):
+        warnings.warn(
+            "multi_hot changes nothing of tokens that are drawn or settled; to use it take a sampler "
+            "that steps, such as renoise, and the decoder softmax",
+            stacklevel=2,
+        )
 
 
 def spread(ids: list[int], count: int) -> list[int]:

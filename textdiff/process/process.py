@@ -29,7 +29,8 @@ def scaled(rows: Tensor) -> Tensor:
 class Process(nn.Module, ABC):
     """What noisy text is.
 
-    `gaussian` says whether it has the `mean` and `score` of `process/gaussian.py`.
+    `gaussian` says whether it has the `mean` and `score` of `process/gaussian.py`, `projects` whether its
+    steps do something of their own with the probabilities of several tokens.
 
     Args:
         embedding: token table `(V, D)`, shared with the network.
@@ -39,7 +40,7 @@ class Process(nn.Module, ABC):
         ValueError: a schedule that does not rise.
     """
 
-    gaussian = False
+    gaussian = projects = False
 
     def __init__(self, embedding: nn.Embedding, schedule: Schedule) -> None:
         super().__init__()

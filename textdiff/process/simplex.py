@@ -5,10 +5,11 @@
 noise N(0, K^2 I); divided by K that is the Gaussian process on the corners c[w] = 2 onehot(w) - 1. K is
 left in one place only: the network reads softmax(K x_t), the mean embedding of a noisy text.
 
-`LinearSimplex` reads the noisy corner linearly, y = x_t W (FLM, arXiv:2602.16813): all that the network
-sees and all that a step changes then lies in D numbers with noise N(0, W^T W), and nothing of size V is
-drawn or kept. In coordinates in which that noise is white, y = z L^T with W^T W = L L^T (Cholesky), it is
-the Gaussian process on the codebook W L^-T.
+`LinearSimplex` reads the noisy corner linearly, y = x_t W (FLM, arXiv:2602.16813): a state then has D
+numbers with noise N(0, W^T W), and none of size V is drawn, stepped or kept. (The posterior and the
+logits, which every process computes at every step, are numbers of all tokens.) In coordinates in which
+that noise is white, y = z L^T with W^T W = L L^T (Cholesky), it is the Gaussian process on the codebook
+W L^-T; the network reads z beside the posterior mean, where FLM reads y alone.
 """
 
 import math
@@ -30,14 +31,22 @@ class Simplex(Gaussian):
     All corners are 2 sqrt(2) apart, twice as far as embeddings of radius 1 at right angles: the useful
     range of gamma lies 2 log 2 higher than theirs, and rises with log V, as V - 1 wrong tokens compete.
 
+    Self-conditioning is the denoiser's: weights, zero at first, on the mean embedding of the last
+    prediction. TESS's mean of the probabilities is one setting of them, which imported checkpoints have
+    (`scripts/import_checkpoint.py`).
+
     Args:
         embedding: token table `(V, D)`, for what the network reads.
         schedule: t -> alpha_t, sigma_t.
-        half_width: K. In pure noise softmax(K x_t) is spread over many tokens for K below sqrt(2 log V)
-            (3.7 for 1,000 tokens, 4.7 for 50,000) and falls on a few random ones above it, as in the
-            random energy model (Derrida 1981): more K reads clean text better, and noise worse.
+        half_width: K. At t = 0 softmax(K x_t) has e^(2K) / (e^(2K) + V - 1) on the right token: 0.96 of
+            1,000 tokens for K = 5, 0.31 of 50,000 (SSD-LM's own choice). Take at least log(9 V) / 2 (4.6
+            and 6.5), which makes it 0.9. That is always above sqrt(2 log V) (3.7 and 4.7), from where on
+            pure noise reads as a few random tokens, not as the mean of many (random energy model,
+            Derrida 1981); but noise is what the posterior mean is there for, which knows no K.
         multi_hot: steps go towards +1 at every one of the likeliest tokens that hold at least so much
             probability, and -1 elsewhere (SSD-LM's multi-hot projection), not towards the mean; biased.
+            Needs a sampler that steps, such as `renoise`, and a decoder that leaves several tokens, such
+            as `softmax`: a drawn token is its own projection.
     """
 
     def __init__(
@@ -53,7 +62,7 @@ class Simplex(Gaussian):
             raise ValueError(f"simplex process: half_width must be positive, not {half_width}")
         if multi_hot is not None and not 0 < multi_hot <= 1:
             raise ValueError(f"simplex process: multi_hot must be in (0, 1], not {multi_hot}")
-        self.half_width, self.multi_hot = half_width, multi_hot
+        self.half_width, self.multi_hot, self.projects = half_width, multi_hot, multi_hot is not None
         # what all corners share says nothing of the token, but counts V times
         size = self.state_width
         self.centre, self.spread = 2 / size - 1, 4 / size * (1 - 1 / size)
