@@ -13,8 +13,8 @@ beside `config.json` and the tokenizer's files:
 Files of `torch.save` are read as plain tensors; one that holds anything else is refused. Steps are
 theirs, fresh noise around a top-p draw, but for two things. SSD-LM reads the text off the last logits,
 the likeliest tokens; here the last tokens are drawn like all others (with `--multi_hot`, which draws
-none, they are the likeliest). TESS visits t = (T-1)/T ... 0 in T steps, SSD-LM and this package 1 ... 1/T.
-TESS puts <s> before the source, which this package does not.
+none, they are the likeliest). TESS visits t = (T-1)/T ... 0 in T steps, SSD-LM and this package 1 to
+1/T. TESS puts <s> before the source, which this package does not.
 """
 
 import argparse

@@ -743,7 +743,7 @@ BUGS = [
         "alpha / sigma",
         "laws",
     ),
-    Bug("likelihood blind to norms", "process/gaussian.py", "codebook) - square", "codebook)", "laws"),
+    Bug("likelihood blind to norms", "process/gaussian.py", "value=-0.5", "value=0.0", "laws"),
     Bug(
         "score with sigma for sigma^2",
         "process/gaussian.py",

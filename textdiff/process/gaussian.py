@@ -157,8 +157,9 @@ class Gaussian(Process):
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         codebook = self.codebook()
         alpha, sigma = self.schedule(column(t, x_t))
-        square = 0.5 * (alpha / sigma) ** 2 * codebook.square().sum(-1)
-        return F.linear(alpha / sigma**2 * x_t, codebook) - square
+        product = F.linear(alpha / sigma**2 * x_t, codebook)
+        # one more number a token, not a position and token: the product is large enough
+        return torch.addcmul(product, (alpha / sigma) ** 2, codebook.square().sum(-1), value=-0.5)
 
     def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
         """Posterior mean beside the state scaled to unit variance, `(B, L, F)`."""
