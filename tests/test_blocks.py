@@ -257,9 +257,10 @@ EXACT = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("process", "sampler", "decoder", "size"), [*EXACT, ("simplex", "renoise", "sample", 4)]
-)
+EXACT += [("simplex", "renoise", "sample", size) for size in (1, 4, 8)]  # SSD-LM's own way
+
+
+@pytest.mark.parametrize(("process", "sampler", "decoder", "size"), EXACT)
 def test_blocks_of_an_exact_denoiser_return_the_language(process, sampler, decoder, size, monkeypatch):
     """Limits of the issue: 0.04 in total variation of bigrams, 0.04 bits a token."""
     language, count = MarkovLanguage(), 2500

@@ -1,15 +1,18 @@
-"""The step of `Embedding` against `diffusers`' schedulers, on the same noise and the same grid."""
+"""The step of Gaussian processes against `diffusers`' schedulers, on the same noise and the same grid."""
+
+import itertools
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from textdiff.process import Embedding
+from textdiff.process import PROCESSES, Gaussian
 from textdiff.schedule import SCHEDULES
 
 diffusers = pytest.importorskip("diffusers")
 
 STEPS, V, D = 50, 7, 12
+GAUSSIAN = [name for name in PROCESSES if issubclass(PROCESSES[name], Gaussian)]
 
 
 class Given:
@@ -23,13 +26,14 @@ class Given:
         return self.draw
 
 
-@pytest.fixture(params=["cosine", "sqrt", "linear"])
+@pytest.fixture(params=itertools.product(GAUSSIAN, ["cosine", "sqrt", "linear"]), ids="-".join)
 def setting(request):
-    """Process, scheduler options, their grid as a table of alpha^2, state, probabilities."""
+    """Process, the grid of `diffusers` in our times and as a table of alpha^2, state, probabilities."""
     torch.manual_seed(0)
-    process = Embedding(nn.Embedding(V, D), SCHEDULES[request.param]())
+    name, schedule = request.param
+    process = PROCESSES[name](nn.Embedding(V, D), SCHEDULES[schedule]())
     times = torch.arange(1, STEPS + 1) / STEPS  # index k of diffusers is our time (k + 1) / STEPS
-    x_t, probs = torch.randn(2, 5, D), torch.softmax(torch.randn(2, 5, V), -1)
+    x_t, probs = torch.randn(2, 5, process.state_width), torch.softmax(torch.randn(2, 5, V), -1)
     return process, times, process.schedule(times)[0].square(), x_t, probs
 
 
