@@ -130,16 +130,23 @@ EXACT = {  # p(y | probs) of independent tokens, and the texts that have y
 def test_an_exact_classifier_tells_the_exact_posterior(name, sharpness):
     """Beside the tokens' own probabilities, by enumeration of all texts."""
     view, (prob, has) = make_view(3, sharpness), EXACT[name]
-    told = Classifier(lambda probs, valid: prob(probs).log()).per_token(view)
+    told = Classifier(lambda probs, valid: prob(probs).log(), exact=True).per_token(view)
     for row in range(3):
         exact, prior = enumerated(view.probs[row], has), view.probs[row].log()
         assert same(told[row] + prior, exact + prior, 1e-3)
 
 
+def test_a_linear_classifier_is_told_exactly():
+    view, weight = make_view(3), torch.randn(M, V)
+    control = Classifier(lambda probs, valid: (probs * weight).sum((1, 2)))
+    assert same(control.per_token(view)[1], weight)
+
+
 def test_a_classifier_that_is_far_from_exact_rules_nothing_out():
     """Its slope says less than no probability: finite, and in its order."""
     view, weight = make_view(3), torch.randn(M, V)
-    told = Classifier(lambda probs, valid: 40 * (probs * weight).sum((1, 2))).per_token(view)
+    control = Classifier(lambda probs, valid: 40 * (probs * weight).sum((1, 2)), exact=True)
+    told = control.per_token(view)
     assert told.isfinite().all() and told.min() < -9.0 and told.max() < 6.0
     assert torch.equal(told.argsort(-1), weight.argsort(-1).expand(3, -1, -1))
 
@@ -223,7 +230,7 @@ def test_an_exact_classifier_of_independent_words_gives_the_denoiser_of_the_clas
     exact = OracleDenoiser(oracle.process, oracle.language, last=[1, 4])(x_t, t, **inputs).softmax(-1)
     prior = oracle(x_t, t, **inputs).softmax(-1)
     for weight, odds in ((1.0, exact), (2.0, exact**2 / prior)):
-        control = Classifier(lambda probs, valid: probs[:, -1, [1, 4]].sum(-1).log(), weight)
+        control = Classifier(lambda probs, _: probs[:, -1, [1, 4]].sum(-1).log(), weight, exact=True)
         found = Steered(oracle, [control])(x_t, t, **inputs).softmax(-1).double()
         assert (found - odds / odds.sum(-1, keepdim=True)).abs().max() < 1e-3
     assert (exact - prior).abs().max() > 0.05

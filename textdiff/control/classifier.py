@@ -2,13 +2,13 @@
 
 A classifier f(p) = log p(y | p) of token probabilities p knows what `control.py` asks by its slope,
 
-    log p(y | x_t, w_i = v) = f(p) + log(1 + df/dp_i . (e_v - p_i))                                   (1)
+    log p(y | x_t, w_i = v) = f(p) + log(1 + df/dp_i . (e_v - p_i)),                                  (1)
 
-exact where p(y | p) is the mean of p(y | text) over texts of independent tokens, as that is linear in
-each p_i. One of the `transformers` library is so to first order only: it reads p as mean embeddings
-p @ E, so that its gradient reaches them (SSD-LM, Han et al. 2023, arXiv:2210.17432, section 3.3). Where
-its vocabulary is not the model's, the tokens of the model are read as mean embeddings of the pieces that
-their text has there.
+exactly where p(y | p) is the mean of p(y | text) over texts of independent tokens, as that is linear in
+each p_i. Others know it to first order, without the logarithm. One of the `transformers` library reads p
+as mean embeddings p @ E, so that its gradient reaches them (SSD-LM, Han et al. 2023, arXiv:2210.17432,
+section 3.3). Where its vocabulary is not the model's, the tokens of the model are read as mean embeddings
+of the pieces that their text has there.
 """
 
 import warnings
@@ -32,13 +32,19 @@ class Classifier(Control):
     Args:
         log_prob: `probs (B, M, V)`, `valid (B, M)` -> log p(y | probs), `(B,)`.
         shift: move the clean mean instead of the logits.
+        exact: `log_prob` is that of texts of independent tokens: (1) with its logarithm.
     """
 
     def __init__(
-        self, log_prob: Callable[[Tensor, Tensor], Tensor], weight: float = 1.0, *, shift: bool = False
+        self,
+        log_prob: Callable[[Tensor, Tensor], Tensor],
+        weight: float = 1.0,
+        *,
+        shift: bool = False,
+        exact: bool = False,
     ) -> None:
         super().__init__(weight)
-        self.log_prob, self.shift = log_prob, shift
+        self.log_prob, self.shift, self.exact = log_prob, shift, exact
 
     def per_token(self, view: View) -> Tensor:
         with torch.enable_grad():
@@ -49,8 +55,10 @@ class Classifier(Control):
                     "control: a classifier's answer has no gradient in the probabilities; use TextScore"
                 )
             (slope,) = torch.autograd.grad(value.sum(), free.probs)
+        if not self.exact:
+            return slope
         ratio = 1 + slope - (slope * view.probs).sum(-1, keepdim=True)
-        # an exact one is never below zero; of others, tokens beyond are worse still, but not ruled out
+        # never below zero but by rounding, or where it is not exact: tokens are worse then, not ruled out
         return ratio.clamp(min=LEAST).log() + (ratio - LEAST).clamp(max=0)
 
     def evidence(self, view: View) -> Tensor:
@@ -72,7 +80,8 @@ class SequenceClassifier(Classifier):
         label: name or number of the wanted class.
         weight: 1 is Bayes' rule, more insists.
         pieces: allow a classifier of another vocabulary.
-        shift: move the clean mean instead of the logits.
+        shift: move the clean mean instead of the logits. exact: as if it were; weaker, and nearer to
+            Bayes' rule.
 
     Raises:
         ValueError: no such classifier or label.
@@ -86,6 +95,7 @@ class SequenceClassifier(Classifier):
         *,
         pieces: bool = False,
         shift: bool = False,
+        exact: bool = False,
     ) -> None:
         from transformers import AutoModelForSequenceClassification
         from transformers.utils import cached_file
@@ -107,7 +117,7 @@ class SequenceClassifier(Classifier):
         self.network: nn.Module = network.eval().requires_grad_(False)
         self.source, self.pieces = source, pieces
         self.label = self.number_of(label)
-        super().__init__(self.read, weight, shift=shift)
+        super().__init__(self.read, weight, shift=shift, exact=exact)
         self.check()
 
     def check(self) -> None:
