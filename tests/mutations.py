@@ -419,8 +419,8 @@ BUGS = [
     Bug(
         "a density that starts at zero",
         "likelihood.py",
-        "(end[:, 1:] - process.centre)",
-        "end[:, 1:]",
+        " - alpha_1 * process.centre",
+        "",
         "likelihood",
     ),
     Bug(
@@ -1312,8 +1312,22 @@ BUGS = [
     Bug(
         "density without the trace",
         "likelihood.py",
-        "(size - trace)[:, None]",
-        "(size + 0 * trace)[:, None]",
+        "torch.cat([trace[:, None]",
+        "torch.cat([0 * trace[:, None]",
+        "likelihood",
+    ),
+    Bug(
+        "density without the growth of the noise",
+        "likelihood.py",
+        " + size * (sigma_1 / sigma_0).log()",
+        "",
+        "likelihood",
+    ),
+    Bug(
+        "a density to a hundredth",
+        "likelihood.py",
+        "tolerance: float = 1e-4,\n    most",
+        "tolerance: float = 1e-2,\n    most",
         "likelihood",
     ),
     Bug(

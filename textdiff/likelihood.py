@@ -16,15 +16,18 @@ with k even on 0 ... n - 1: the ELBO of masked diffusion (Shi et al. 2024, arXiv
 2024, arXiv:2406.03736) for a denoiser that reads noise where that has masks, independent of the text.
 
 For a Gaussian process the density of the state is known to any precision (Song et al. 2021,
-arXiv:2011.13456, eq. 39). With y, u of `sampler/ode.py`,
+arXiv:2011.13456, eq. 39). With z = x / sigma and v = alpha / sigma its ODE is dz / dv = x_0_hat, and
 
-    log p(y_0) = log p(y_1) + integral of (N - tr d x_0_hat / d y) du                             (3)
+    log p(x_0) = log p(x_1) + N log(sigma_1 / sigma_0) + integral of tr d x_0_hat / d z dv        (3)
     -log p(w) <= E_q [log q(x_0 | w) - log p(x_0) - log r(w | x_0)]                               (4)
 
-where r is the network's reading of x_0. Densities themselves are never reported: they depend on the
-scale of the embeddings.
+from v_0 to v_1: only what the network says is integrated. In x / alpha the noise grows on the way, at one
+rate in all N numbers, and the errors of a step with it: 1.6 nats for 64 words of 128 numbers, where (3)
+is 0.001 off. In (4) r is the network's reading of x_0. Densities themselves are never reported: they
+depend on the scale of the embeddings.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -131,7 +134,7 @@ def ode_log_density(
             exactly, with a backward pass for every number of a state.
     """
     schedule, shape = process.schedule, x_0.shape
-    alpha_0, alpha_1 = (schedule(torch.tensor(t, device=x_0.device))[0].double() for t in (0.0, 1.0))
+    sigma_0, sigma_1 = (schedule(torch.tensor(t, device=x_0.device))[1].double() for t in (0.0, 1.0))
     part = mask[..., None].expand(shape).flatten(1).double()
     size = part.sum(1)
     draws = [noise.normal(shape).sign().double().to(x_0.device).flatten(1) for _ in range(probes or 0)]
@@ -142,30 +145,29 @@ def ode_log_density(
             return F.one_hot(torch.tensor([i], device=x_0.device), count).double()
         return draws[i] / probes**0.5
 
-    def flow(u: Tensor, joint: Tensor) -> Tensor:
-        t = schedule.time(2 * u)[:, None].float() * mask
+    def flow(v: Tensor, joint: Tensor) -> Tensor:
+        t = schedule.time(-2 * v.log())[:, None].float() * mask
         with torch.enable_grad():
-            y = joint[:, 1:].detach().requires_grad_()
-            x_t = keep(mask, (y.view(shape) * schedule(column(t, x_0))[0]).float(), x_0)
+            z = joint[:, 1:].detach().requires_grad_()
+            x_t = keep(mask, (z.view(shape) * schedule(column(t, x_0))[1]).float(), x_0)
             clean = (
                 process.mean(torch.softmax(denoise(x_t, t, mask), -1).float()).double().flatten(1) * part
             )
-            trace = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+            trace = torch.zeros(len(z), dtype=torch.float64, device=z.device)
             for i in range(count):
-                v = direction(i)
-                (pull,) = torch.autograd.grad((clean * v).sum(), y, retain_graph=i + 1 < count)
-                trace += (pull * v * part).sum(1)
-        change = (y.detach() - clean.detach()) * part
-        return torch.cat([(size - trace)[:, None], change], 1)
+                w = direction(i)
+                (pull,) = torch.autograd.grad((clean * w).sum(), z, retain_graph=i + 1 < count)
+                trace += (pull * w * part).sum(1)
+        return torch.cat([trace[:, None], clean.detach()], 1)
 
-    y_0 = (x_0.double() / alpha_0).flatten(1)
-    start = torch.cat([torch.zeros(len(y_0), 1, dtype=torch.float64, device=y_0.device), y_0], 1)
-    ends = schedule.gamma_min / 2, schedule.gamma_max / 2
+    z_0 = (x_0.double() / sigma_0).flatten(1)
+    start = torch.cat([torch.zeros(len(z_0), 1, dtype=torch.float64, device=z_0.device), z_0], 1)
+    ends = math.exp(-schedule.gamma_min / 2), math.exp(-schedule.gamma_max / 2)
     end = integrate(flow, start, *ends, tolerance, most)
-    variance = process.end()[1].double()
-    away = alpha_1 * (end[:, 1:] - process.centre)
+    alpha_1, variance = (one.double() for one in process.end())
+    away = sigma_1 * end[:, 1:] - alpha_1 * process.centre
     square = away.square() / variance + (2 * torch.pi * variance).log()
-    return end[:, 0] - 0.5 * (square * part).sum(1) + size * (alpha_1.log() - alpha_0.log())
+    return end[:, 0] - 0.5 * (square * part).sum(1) + size * (sigma_1 / sigma_0).log()
 
 
 @torch.no_grad()
