@@ -356,8 +356,22 @@ BUGS = [
     Bug(
         "words paid for as classes",
         "process/hierarchical.py",
-        "nats = refined * word + (1 - refined) * coarse",
-        "nats = refined * coarse + (1 - refined) * word",
+        "torch.where(hidden, unmasked * coarse, 0.0)",
+        "torch.where(hidden, unmasked * word, 0.0)",
+        "hierarchical",
+    ),
+    Bug(
+        "classes paid for twice",
+        "process/hierarchical.py",
+        "refined * (word - coarse)",
+        "refined * word",
+        "hierarchical",
+    ),
+    Bug(
+        "words at the pace of classes",
+        "process/hierarchical.py",
+        "torch.where(hidden, unmasked, 1.0)",
+        "unmasked",
         "hierarchical",
     ),
     Bug(
@@ -1298,9 +1312,30 @@ BUGS = [
     Bug(
         "bound without the weight of a part",
         "likelihood.py",
-        "+= width * torch.where(index > 0",
-        "+= torch.where(index > 0",
+        "+= width * total(nats",
+        "+= total(nats",
         "likelihood",
+    ),
+    Bug(
+        "the last term by chance",
+        "likelihood.py",
+        "look(1 + index)",
+        "look(index)",
+        "likelihood",
+    ),
+    Bug(
+        "a term more than asked for",
+        "likelihood.py",
+        "min(evaluations, steps) - 1",
+        "min(evaluations, steps - 1)",
+        "likelihood",
+    ),
+    Bug(
+        "a bound without its last term passes",
+        "likelihood.py",
+        "evaluations < min(2, steps)",
+        "False",
+        "evaluation",
     ),
     Bug(
         "bound in any order, unweighted",

@@ -83,6 +83,7 @@ def test_rouge_on_the_command_line(trained, held, capsys):
         (["--decoding", "beam"], "--decoding is for --metric rouge, not nll"),
         (["--metric", "rouge", "--bound", "ode"], "--bound is for --metric nll, not rouge"),
         (["--evaluations", "0"], "must be at least 1, not 1000 and 0"),
+        (["--bound", "diffusion", "--evaluations", "1"], "at least 2: one is for the reconstruction"),
         (["--bound", "diffusion", "--steps", "-2"], "must be at least 1, not -2"),
         (["--text_column", "nothing"], "no columns"),
     ],

@@ -148,6 +148,24 @@ def test_the_bound_is_near_the_truth_for_any_number_of_classes(classes):
     assert -3 * gap.std() / len(ids) ** 0.5 < gap.mean() < 0.05
 
 
+@pytest.mark.parametrize("steps", [13, 400])
+def test_classes_and_words_are_paid_for_apart(steps):
+    """By the chain rule, few steps too, of which one goes across the middle."""
+    ids, process = LANGUAGE.sample(1500, seed=3), exact_process("hierarchical")
+    oracle, whole = OracleDenoiser(process, LANGUAGE), torch.ones_like(ids).bool()
+
+    def denoise(x_t: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+        return oracle(x_t, t, mask=mask, valid=whole)
+
+    found = diffusion_bound(denoise, process, ids, whole, OneStream(1), steps, 32)
+    assert list(found) == ["prior", "classes", "words", "reconstruction"]
+    words = found["words"] + found["reconstruction"]
+    exact = log_class_prob(process, ids), log_refined_prob(process, ids)
+    for nats, log_prob in zip((found["classes"], words), exact, strict=True):
+        gap = nats + log_prob
+        assert -4 * gap.std() / len(ids) ** 0.5 < gap.mean() < 0.15
+
+
 def test_words_refined_from_classes_have_the_exact_conditional():
     """Super-resolution: started half-way, from the classes of a text."""
     process, truth = exact_process("hierarchical"), LANGUAGE.sample(1, seed=6)

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from textdiff.likelihood import diffusion_bound, ode_log_density, order_bound, strata
+from textdiff.likelihood import diffusion_bound, ode_log_density, order_bound, strata, total
 from textdiff.noise import Noise
+from textdiff.objective import token_nats
 from textdiff.process import PROCESSES
 from textdiff.sampler.ode import integrate
 from textdiff.schedule import SCHEDULES, Cosine
@@ -38,10 +39,33 @@ def test_strata_cover_all_numbers_once(evaluations):
 def test_a_few_terms_estimate_all_of_them(name):
     process, ids = exact_process(name), LANGUAGE.sample(600, seed=1)
     known = denoise_of(process), process, ids, torch.ones_like(ids, dtype=torch.bool)
-    whole = sum(diffusion_bound(*known, OneStream(0), 20, 20).values())
-    some = sum(diffusion_bound(*known, OneStream(1), 20, 5).values())
-    error = ((whole.var() + some.var()) / len(ids)).sqrt()
-    assert abs(whole.mean() - some.mean()) < 4 * error
+    whole, some = (diffusion_bound(*known, OneStream(i), 20, count) for i, count in enumerate((20, 5)))
+    assert list(whole) == list(some)
+    for one, other in zip(whole.values(), some.values(), strict=True):
+        error = ((one.var() + other.var()) / len(ids)).sqrt()
+        assert abs(one.mean() - other.mean()) <= 4 * error
+
+
+@pytest.mark.parametrize("evaluations", [2, 6, 10, 64])
+def test_the_last_term_is_always_computed(evaluations):
+    """By one evaluation of its own, and no others are spent than those asked for."""
+    process, ids = exact_process("uniform"), LANGUAGE.sample(2000, seed=1)
+    mask, times = torch.ones_like(ids, dtype=torch.bool), []
+    oracle = denoise_of(process)
+
+    def denoise(x_t, t, mask):
+        times.append(t[:, 0])
+        return oracle(x_t, t, mask)
+
+    found = diffusion_bound(denoise, process, ids, mask, OneStream(0), 10, evaluations)["reconstruction"]
+    index = (10 * torch.stack(times)).round().long()
+    assert len(index) == min(evaluations, 10)
+    assert ((index == 1).sum(0) == 1).all() and index.max() == 10
+    t = torch.full(ids.shape, 0.1)
+    x_t = process.corrupt(ids, t, OneStream(9))
+    exact = total(token_nats(oracle(x_t, t, mask), ids), mask)
+    error = ((found.var() + exact.var()) / len(ids)).sqrt()
+    assert found.min() > 0 and abs(found.mean() - exact.mean()) < 4 * error < 0.3
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -95,6 +119,28 @@ def test_the_density_of_open_words_is_the_conditional_one(probes, schedule):
     assert found == pytest.approx(joint - given, abs=limit)
 
 
+def test_the_density_of_a_long_text_is_as_exact_as_that_of_a_short_one():
+    """64 words of 128 numbers, either +a or -a: their own curve is known, and one direction is the trace.
+
+    An error in what all numbers share, the growth of the noise, counts 8,192 times: 1.6 nats.
+    """
+    process = exact_process("embedding", Cosine(-5.0, 16.0), vocabulary=2, width=128)
+    process.embedding.weight.copy_(F.pad(torch.tensor([[1.0], [-1.0]]), (0, 127)))
+    ids = torch.randint(2, (4, 64), generator=torch.Generator().manual_seed(0))
+    x_0 = process.corrupt(process.encode(ids), torch.zeros(ids.shape), OneStream(0))
+    exact = (gaussian_evidence(process, x_0, 0.0).logsumexp(-1) - math.log(2)).sum(1)
+    calls = []
+
+    def denoise(x_t, t, mask):
+        calls.append(t)
+        return process.log_likelihood(x_t, t)
+
+    whole = torch.ones_like(ids, dtype=torch.bool)
+    found = ode_log_density(denoise, process, x_0, whole, probes=1, noise=OneStream(1))
+    assert found == pytest.approx(exact, abs=0.005)
+    assert len(calls) < 200, "as many as before, when an error of 1.6 nats passed"
+
+
 def test_every_row_is_solved_by_itself():
     rates = torch.tensor([1.0, 4.0]).double()
 
@@ -119,28 +165,6 @@ def test_a_tolerance_out_of_reach_is_refused():
             1e-8,
             2,
         )
-def test_the_density_of_a_long_text_is_as_exact_as_that_of_a_short_one():
-    """64 words of 128 numbers, either +a or -a: their own curve is known, and one direction is the trace.
-
-    An error in what all numbers share, the growth of the noise, counts 8,192 times: 1.6 nats.
-    """
-    process = exact_process("embedding", Cosine(-5.0, 16.0), vocabulary=2, width=128)
-    process.embedding.weight.copy_(F.pad(torch.tensor([[1.0], [-1.0]]), (0, 127)))
-    ids = torch.randint(2, (4, 64), generator=torch.Generator().manual_seed(0))
-    x_0 = process.corrupt(process.encode(ids), torch.zeros(ids.shape), OneStream(0))
-    exact = (gaussian_evidence(process, x_0, 0.0).logsumexp(-1) - math.log(2)).sum(1)
-    calls = []
-
-    def denoise(x_t, t, mask):
-        calls.append(t)
-        return process.log_likelihood(x_t, t)
-
-    whole = torch.ones_like(ids, dtype=torch.bool)
-    found = ode_log_density(denoise, process, x_0, whole, probes=1, noise=OneStream(1))
-    assert found == pytest.approx(exact, abs=0.005)
-    assert len(calls) < 200, "as many as before, when an error of 1.6 nats passed"
-
-
 
 
 def test_bits_are_the_language_entropy():

@@ -5,8 +5,9 @@ Tokens are the data and x_{1/T} the first latent (Kingma et al. 2021, arXiv:2107
     -log p(w) <= KL(q(x_1 | w) | prior) + sum_{i=2..T} KL(q(x_s | x_t, w) | p(x_s | x_t))
                  - log p(w | x_{1/T}),       t = i / T, s = (i - 1) / T                          (1)
 
-which is the ELBO of the ancestral sampler with T steps, for every process. Of T terms a few are computed,
-one from each of as many equal parts of time: an unbiased estimate.
+which is the ELBO of the ancestral sampler with T steps, for every process. The last term is unlike all
+others, and one of T: it is always computed. Of the others a few are, one from each of as many equal parts
+of time: an unbiased estimate.
 
 A model trained with given tokens also writes in any order (`Confidence`). For a random order,
 
@@ -28,6 +29,7 @@ depend on the scale of the embeddings.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -72,28 +74,33 @@ def diffusion_bound(
     steps: int = 1000,
     evaluations: int = 64,
 ) -> Parts:
-    """The terms of (1): `prior`, `diffusion`, `reconstruction`.
+    """The terms of (1): `prior`, `reconstruction`, and the sum as the process names its parts.
 
     Args:
         denoise: the model, source and padding included.
         ids: `(B, L)`. mask: `(B, L)`, True = tokens to pay for; all others are given.
         noise: random streams of the batch.
-        steps: T. evaluations: terms that are computed of every text; all of them if not below T.
+        steps: T. evaluations: terms that are computed of every text, from 2 on; all if not below T.
     """
     x_0 = process.encode(ids)
-    found = {name: torch.zeros(len(ids), dtype=torch.float64) for name in ("diffusion", "reconstruction")}
-    evaluations = min(evaluations, steps)
-    for part, index in enumerate(strata(steps, evaluations, noise, len(ids))):
-        index = index.to(ids.device)
-        t, s = ((index[:, None] + end) / steps * mask for end in (1, 0))
+
+    def look(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x_t, logits, t and s of a term for every text."""
+        t, s = ((index.to(ids.device)[:, None] + end) / steps * mask for end in (1, 0))
         x_t = keep(mask, process.corrupt(x_0, t, noise), x_0)
-        logits = denoise(x_t, t, mask)
-        step = total(process.divergence(x_t, torch.softmax(logits, -1).float(), ids, t, s), mask)
-        last = total(token_nats(logits, ids), mask)
-        width = steps * (part + 1) // evaluations - steps * part // evaluations
-        found["diffusion"] += width * torch.where(index > 0, step, 0.0).cpu()
-        found["reconstruction"] += width * torch.where(index == 0, last, 0.0).cpu()
-    return {"prior": total(process.prior_divergence(ids), mask).cpu(), **found}
+        return x_t, denoise(x_t, t, mask), t, s
+
+    last = total(token_nats(look(torch.zeros(len(ids), dtype=torch.long))[1], ids), mask).cpu()
+    rest, few = steps - 1, min(evaluations, steps) - 1
+    found: Parts = defaultdict(lambda: torch.zeros(len(ids), dtype=torch.float64))
+    for part, index in enumerate(strata(rest, few, noise, len(ids))):
+        x_t, logits, t, s = look(1 + index)
+        width = rest * (part + 1) // few - rest * part // few
+        probs = torch.softmax(logits, -1).float()
+        for name, nats in process.divergences(x_t, probs, ids, t, s).items():
+            found[name] += width * total(nats, mask).cpu()
+    prior = total(process.prior_divergence(ids), mask).cpu()
+    return {"prior": prior, **found, "reconstruction": last}
 
 
 @torch.no_grad()
@@ -208,6 +215,8 @@ def find_bound(name: str, process: Process, steps: int, evaluations: int) -> Cal
         raise ValueError(f"unknown bound {name!r}; choose one of: {', '.join(bounds)}")
     if min(steps, evaluations) < 1:
         raise ValueError(f"steps and evaluations must be at least 1, not {steps} and {evaluations}")
+    if name == "diffusion" and evaluations < min(2, steps):
+        raise ValueError("bound diffusion: evaluations must be at least 2: one is for the reconstruction")
     if name.startswith("ode") and not process.gaussian:
         raise ValueError(
             f"bound {name}: {type(process).__name__} has no density; choose order or diffusion"

@@ -8,10 +8,10 @@ Brown et al. 1992, Computational Linguistics 18(4)). Since c is a function of w 
 
     log p(w) = log p(c) + log p(w | c),                                                           (2)
 
-and the terms of the variational bound above t_half pay for the first, those below for the second. The
-kernel is that of HDLM (arXiv:2510.08632) with the stages one after the other. With u(t) the noise of the
-schedule, k_t = 1 - 2 u and m_t = 2 - 2 u, cut to 0 ... 1, are the probabilities that the word, and that
-at least its class, is left; one of them is always 0 or 1.
+and the terms of the variational bound above t_half pay for the first, those below for the second; a step
+across it pays for both, and is parted. The kernel is that of HDLM (arXiv:2510.08632) with the stages one
+after the other. With u(t) the noise of the schedule, k_t = 1 - 2 u and m_t = 2 - 2 u, cut to 0 ... 1, are
+the probabilities that the word, and that at least its class, is left; one of them is always 0 or 1.
 """
 
 import math
@@ -114,16 +114,25 @@ class Hierarchical(Tokens):
         return (x_t == words) | (x_t == self.coarsen(words)) | (x_t == self.mask_id)
 
     def divergence(self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        # when is known: what is paid for is which class, and which word
+        classes, words = self.divergences(x_t, probs, ids, t, s).values()
+        return classes + words
+
+    def divergences(
+        self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor
+    ) -> dict[str, Tensor]:
+        # when is known: what is paid for is which class, and which word, as in (2)
         refined, unmasked = self.shares(t, s, x_t)
         probs = self.within(x_t, probs)
         same = self.class_of == self.class_of[ids][..., None]
         whole = probs.sum(-1).clamp(min=TINY)
         word = -(probs.gather(-1, ids[..., None])[..., 0] / whole).clamp(min=TINY).log()
         coarse = -((probs * same).sum(-1) / whole).clamp(min=TINY).log()
-        nats = refined * word + (1 - refined) * coarse  # the class of a class is certain: no nats
-        nats = torch.where(x_t == self.mask_id, unmasked * nats, nats)
-        return torch.where(x_t < len(self.class_of), 0.0, nats)
+        hidden, shown = x_t == self.mask_id, x_t < len(self.class_of)
+        pace = torch.where(hidden, unmasked, 1.0)
+        return {
+            "classes": torch.where(hidden, unmasked * coarse, 0.0),
+            "words": torch.where(shown, 0.0, pace * refined * (word - coarse)),
+        }
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         return torch.where(self.possible(x_t), 0.0, math.log(TINY))

@@ -115,6 +115,12 @@ class Process(nn.Module, ABC):
     def divergence(self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """KL of q(x_s | x_t, ids) from the model's step p(x_s | x_t), nats `(B, L)`."""
 
+    def divergences(
+        self, x_t: Tensor, probs: Tensor, ids: Tensor, t: Tensor, s: Tensor
+    ) -> dict[str, Tensor]:
+        """`divergence` in named parts, by what the nats are paid for; as a rule there is one."""
+        return {"diffusion": self.divergence(x_t, probs, ids, t, s)}
+
     @abstractmethod
     def prior_divergence(self, ids: Tensor) -> Tensor:
         """KL of q(x_1 | ids) from the prior, nats `(B, L)`."""
