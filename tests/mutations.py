@@ -1416,6 +1416,13 @@ BUGS = [
         "torch.special.xlogy(true, model.clamp(min=TINY))",
         "torch.special.xlogy(true, model)",
         "laws axes",
+    Bug(
+        "predictions from before the way back",
+        "sampler/given.py",
+        "predict.clear(back, t), []",
+        "predict.clear(back, t), history",
+        "infill",
+    ),
     ),
     Bug(
         "ELBO without its number of steps", "objective.py", "return STEPS * torch", "return torch", "laws"

@@ -382,10 +382,14 @@ KINDS = "gaussian", "draws", "shifts"
 
 
 @pytest.mark.parametrize(
-    "sampler", [Heun(31), PredictorCorrector(31, corrections=2), DPMSolver(31, order=3)]
+    "sampler",
+    [Heun(31), PredictorCorrector(31, corrections=2), DPMSolver(31), DPMSolver(31, order=3)],
+    ids=["heun", "corrector", "dpm", "dpm, order 3"],
 )
-def test_resampling_keeps_the_options_of_its_sampler_and_its_budget(sampler):
-    found = check_sampler("embedding", Resampling(sampler, 3), count=4)
+def test_resampling_writes_what_its_sampler_writes_within_its_budget(sampler):
+    """The predictions that a multistep solver remembers are not of the state after noise was put back."""
+    found = check_sampler("embedding", Resampling(sampler, 3), count=1000)
+    assert found.distance < 0.05 and abs(found.excess) < 0.06
     assert 20 < found.evaluations <= 31
     assert all(getattr(Resampling(sampler), name) == getattr(sampler, name) for name in KINDS)
 

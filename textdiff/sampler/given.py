@@ -33,6 +33,8 @@ class Replacing(Predict):
 class Resampling(Sampler):
     """Every step of another sampler several times, with noise added in between.
 
+    A multistep solver begins anew after it: what it remembers was predicted on the way to another state.
+
     Args:
         sampler: whose steps they are; its `steps` count network evaluations of all together.
         repeats: how often each is made; 1 = the sampler itself.
@@ -59,7 +61,7 @@ class Resampling(Sampler):
             x_s, history = self.sampler.step(predict, x_t, t, s, history)
             if i + 1 < self.repeats:
                 back = predict.process.renoise(predict.clear(x_s, s), s, t, predict.noise)
-                x_t = predict.clear(back, t)
+                x_t, history = predict.clear(back, t), []
         return x_s, history
 
 
