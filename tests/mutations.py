@@ -1282,6 +1282,20 @@ BUGS = [
         "solver",
     ),
     Bug(
+        "a third order that is the second",
+        "sampler/solver.py",
+        "h**2 * bend",
+        "h**2 * bend / 2",
+        "solver",
+    ),
+    Bug(
+        "a slope where the parabola has none",
+        "sampler/solver.py",
+        "slope + bend / 2 * (now - history[1])",
+        "slope",
+        "solver",
+    ),
+    Bug(
         "Langevin steps twice as noisy",
         "sampler/solver.py",
         "(2 * self.epsilon) ** 0.5",
@@ -1402,6 +1416,13 @@ BUGS = [
         "corrupt(self.process.encode(self.ids), 0 * t,",
         "infill",
     ),
+    Bug(
+        "predictions from before the way back",
+        "sampler/given.py",
+        "predict.clear(back, t), []",
+        "predict.clear(back, t), history",
+        "infill",
+    ),
     Bug("no way back", "sampler/given.py", "i + 1 < self.repeats", "False", "infill"),
     Bug(
         "the end of a text is repaired",
@@ -1416,13 +1437,6 @@ BUGS = [
         "torch.special.xlogy(true, model.clamp(min=TINY))",
         "torch.special.xlogy(true, model)",
         "laws axes",
-    Bug(
-        "predictions from before the way back",
-        "sampler/given.py",
-        "predict.clear(back, t), []",
-        "predict.clear(back, t), history",
-        "infill",
-    ),
     ),
     Bug(
         "ELBO without its number of steps", "objective.py", "return STEPS * torch", "return torch", "laws"
