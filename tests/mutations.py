@@ -114,6 +114,9 @@ BUGS = [
         "oracle",
     ),
     Bug("repairs with drawn tokens", "api.py", 'REPAIRING = "greedy"', 'REPAIRING = "softmax"', "infill"),
+    Bug("a dip between the times that are looked at", "schedule.py", "10_001", "101", "schedule"),
+    Bug("the first fall alone", "schedule.py", "falls[:3]", "falls[:1]", "schedule"),
+    Bug("a debt of probability passes", "process/discrete.py", "(~(pi >= 0))", "(pi > 2)", "discrete"),
     Bug("a flat schedule passes", "schedule.py", "(gamma.diff() <= 0)", "(gamma.diff() < 0)", "schedule"),
     Bug(
         "both races with the same numbers",

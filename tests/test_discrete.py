@@ -200,3 +200,16 @@ def test_noise_must_be_a_distribution():
 
     with pytest.raises(ValueError, match="Loud: pi of all tokens and the mask sums to 3, not 1"):
         Loud(nn.Embedding(9, 4), SCHEDULES["cosine"]())
+
+
+@pytest.mark.parametrize("wrong", [-0.25, float("nan")])
+def test_noise_has_no_negative_probability(wrong):
+    """One that the others make up for, so that the sum is 1."""
+
+    class Owing(PROCESSES["mask_and_replace"]):
+        def pi(self, x_t: Tensor) -> Tensor:
+            pi = super().pi(x_t)
+            return torch.where(x_t == 3, wrong, torch.where(x_t == 4, pi + pi - wrong, pi))
+
+    with pytest.raises(ValueError, match=f"Owing: pi of token 3 is {wrong:g}, but must not be negative"):
+        Owing(nn.Embedding(9, 4), SCHEDULES["cosine"]())

@@ -56,6 +56,16 @@ def test_gamma_rises_from_end_to_end(name, bounds):
     assert_increasing(SCHEDULES[name](*bounds))
 
 
+@pytest.mark.parametrize("bounds", [(-14.0, 14.0), (-9.0, 3.0), (-0.5, 0.5)])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_curve_of_ours_is_refused(name, bounds):
+    """Nor what an adaptive one has learnt of a loss that is a step."""
+    schedule = SCHEDULES[name](*bounds)
+    schedule.check()
+    train(schedule, lambda gamma: 1e4 * torch.sigmoid(50 * gamma), 30, outliers=0.05)
+    schedule.check()
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_signal_and_noise_have_the_ratio_and_the_variance(name):
     schedule, t = SCHEDULES[name](), torch.linspace(0, 1, 101)
@@ -224,12 +234,30 @@ class Flat(Schedule):
         return (10 * t - 5).clamp(max=0)
 
 
+class Dip(Schedule):
+    """Rises but for dips 0.0003 wide, from 0.5 on every 0.02."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def gamma(self, t: Tensor) -> Tensor:
+        dips = sum(((t - 0.5 - 0.02 * i) / 0.0003).clamp(0, 1) for i in range(self.count))
+        return 10 * t - 5 - 0.05 * dips
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        (Flat(), r"schedule Flat: gamma must rise, but goes from 0 at t = 0.5. to 0 at t = 0.5"),
-        (Wave(), r"schedule Wave: gamma must rise, but goes from 5 at t = 0.26 to .* at t = 0.27"),
-        (SCHEDULES["cosine"](-40, 40), "schedule Cosine: gamma is -inf at t = 0.00"),
+        (
+            Dip(1),
+            r"schedule Dip: gamma must rise, but goes from 0 at t = 0.5000 to -0.047 at t = 0.5003$",
+        ),
+        (Dip(2), r"goes from 0 at t = 0.5000 to .*, from 0.15 at t = 0.5200 to 0.103 at t = 0.5203$"),
+        (Dip(9), r"0.5003, from .* 0.5203, from .* at t = 0.5403, and 6 times more$"),
+        (Flat(), r"schedule Flat: gamma must rise, but goes from 0 at t = 0.5000 to 0 at t = 1.0000"),
+        (Wave(), r"schedule Wave: gamma must rise, but goes from 5 at t = 0.2618 to -5 at t = 0.785"),
+        (SCHEDULES["cosine"](-40, 40), "schedule Cosine: gamma is -inf at t = 0.0000"),
         (SCHEDULES["cosine"](-5, 800), "schedule Cosine: gamma from -5 to 800 is beyond"),
         (SCHEDULES["subvp"](-5, 50), "schedule SubVP: gamma from -5 to 50 is beyond"),
     ],

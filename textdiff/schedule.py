@@ -49,12 +49,12 @@ class Schedule(nn.Module, ABC):
         self.gamma_min, self.gamma_max = gamma_min, gamma_max
 
     def check(self) -> None:
-        """Refuse a curve that does not rise from end to end.
+        """Refuse a curve that does not rise from end to end, at 10,001 times.
 
         Raises:
-            ValueError: with the times at which it does not.
+            ValueError: with the times at which it does not, the first three stretches of them.
         """
-        name, t = type(self).__name__, torch.linspace(0, 1, 101)
+        name, t = type(self).__name__, torch.linspace(0, 1, 10_001)
         try:
             gamma = self.gamma(t)
         except (ValueError, OverflowError) as error:
@@ -64,14 +64,13 @@ class Schedule(nn.Module, ABC):
             ) from None
         wrong = (~gamma.isfinite()).nonzero()[:, 0].tolist()
         if wrong:
-            raise ValueError(f"schedule {name}: gamma is {gamma[wrong[0]]:g} at t = {t[wrong[0]]:.2f}")
-        falls = (gamma.diff() <= 0).nonzero()[:, 0].tolist()
-        if falls:
-            i = falls[0]
-            raise ValueError(
-                f"schedule {name}: gamma must rise, but goes from {gamma[i]:.4g} at t = {t[i]:.2f} to "
-                f"{gamma[i + 1]:.4g} at t = {t[i + 1]:.2f}"
-            )
+            raise ValueError(f"schedule {name}: gamma is {gamma[wrong[0]]:g} at t = {t[wrong[0]]:.4f}")
+        turns = F.pad((gamma.diff() <= 0).int(), (1, 1)).diff().nonzero()[:, 0].tolist()
+        if turns:
+            ends = [f"{gamma[i]:.4g} at t = {t[i]:.4f}" for i in turns]
+            falls = [f"from {one} to {other}" for one, other in zip(ends[::2], ends[1::2], strict=True)]
+            more = f", and {len(falls) - 3} times more" if len(falls) > 3 else ""
+            raise ValueError(f"schedule {name}: gamma must rise, but goes {', '.join(falls[:3])}{more}")
 
     @abstractmethod
     def gamma(self, t: Tensor) -> Tensor:

@@ -44,11 +44,11 @@ class Discrete(Tokens):
         if not 0 <= replace <= 1:
             raise ValueError(f"discrete process: replace must be from 0 to 1, not {replace}")
         self.replace = replace
-        total = float(self.pi(torch.arange(self.mask_id + 1)).sum())
-        if abs(total - 1) > 1e-3:
-            raise ValueError(
-                f"{type(self).__name__}: pi of all tokens and the mask sums to {total:g}, not 1"
-            )
+        pi, name = self.pi(torch.arange(self.mask_id + 1)), type(self).__name__
+        for wrong in (~(pi >= 0)).nonzero()[:1, 0].tolist():
+            raise ValueError(f"{name}: pi of token {wrong} is {pi[wrong]:g}, but must not be negative")
+        if abs(pi.sum() - 1) > 1e-3:
+            raise ValueError(f"{name}: pi of all tokens and the mask sums to {pi.sum():g}, not 1")
 
     def pi(self, x_t: Tensor) -> Tensor:
         """pi(x_t), of the shape of `x_t`."""
