@@ -37,6 +37,28 @@ BUGS = [
         "train",
     ),
     Bug(
+        "guidance that is no number",
+        "options.py",
+        " or not -math.inf < value < math.inf",
+        "",
+        "bad_input",
+    ),
+    Bug("True steps", "options.py", "isinstance(value, bool) or not", "not", "bad_input"),
+    Bug(
+        "saved options of any value",
+        "options.py",
+        "    options = own | options\n    check_values(options)\n",
+        "    check_values(options)\n    options = own | options\n",
+        "bad_input",
+    ),
+    Bug(
+        "options of any value are saved",
+        "options.py",
+        "    check_values(generation)\n",
+        "",
+        "bad_input",
+    ),
+    Bug(
         "some embeddings at another scale than the table",
         "process/process.py",
         "return scaled(self.embedding(ids)) if",
@@ -211,7 +233,7 @@ BUGS = [
     ),
     Bug(
         "candidates of one length are alike",
-        "generation.py",
+        "options.py",
         'options = {"temperature": drawn} | options',
         "options = options | {}",
         "api",
@@ -1163,7 +1185,7 @@ BUGS = [
     ),
     Bug(
         "blocks of a saved model with gaps",
-        "generation.py",
+        "options.py",
         'names = ["block_length"] if gap is not None or special else []',
         "names = []",
         "import_checkpoint",

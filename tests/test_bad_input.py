@@ -1,10 +1,12 @@
 """What users get wrong ends in one line that says what, where and what to do; nothing is lost."""
 
+import copy
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import lightning as L
 import pytest
@@ -109,6 +111,11 @@ def test_other_files(tmp_path):
         ("'topk'.*top_k", {"model__generation": "{decoder: topk}"}),
         ("unknown option sampller; .*sampler", {"model__generation": "{sampller: ddim}"}),
         ("steps must be at least 1, not 0", {"model__generation": "{steps: 0}"}),
+        (
+            "guidance_scale must be a finite .* nan",
+            {"model__generation": "{guidance_scale: .nan}", "model__validation_examples": 0},
+        ),
+        ("steps must be a whole .* True", {"model__generation": "{steps: true}"}),
         ("width 32 must be a multiple of", {"model__network__heads": 3}),
         ("heads must be at least 1, not 0", {"model__network__heads": 0}),
         ("depth must be at least 1, not 0", {"model__network__depth": 0}),
@@ -171,7 +178,14 @@ def test_unknown_config(tmp_path):
         ("'ddpm'.*ancestral", {"sources": ["a"], "sampler": "ddpm"}),
         ("'topk'.*top_k", {"sources": ["a"], "decoder": "topk"}),
         ("temperature must be finite and above 0", {"sources": ["a"], "temperature": 0}),
-        ("temperature must be finite and above 0", {"sources": ["a"], "temperature": float("nan")}),
+        ("temperature must be a finite number, not nan", {"sources": ["a"], "temperature": float("nan")}),
+        ("guidance_scale must be a finite number, not nan", {"guidance_scale": float("nan")}),
+        ("guidance_scale must be a finite number, not -inf", {"guidance_scale": -float("inf")}),
+        ("guidance_scale must be a finite number, not None", {"guidance_scale": None}),
+        ("length_quantile must be a finite number, not '0.5'", {"length_quantile": "0.5"}),
+        ("length must be a whole number, not 2.5", {"length": 2.5}),
+        ("batch_size must be a whole number, not 2.5", {"batch_size": 2.5}),
+        ("steps must be a whole number, not True", {"steps": True}),
         (r"no name in \{'tau': 0.5\}", {"sources": ["a"], "sampler": {"tau": 0.5}}),
         ("unknown option step; this model takes", {"sources": ["a"], "step": 3}),
         ("2 prompts", {"sources": ["a"], "prompt": ["a", "b"]}),
@@ -179,9 +193,19 @@ def test_unknown_config(tmp_path):
     ],
 )
 def test_requests(model, match, options):
+    options = options if "num_samples" in options else {"sources": ["a"]} | options
     with pytest.raises(ValueError, match=match) as error:
         textdiff.generate(model, **options)
     assert "\n" not in str(error.value)
+
+
+def test_saved_options(model):
+    """Of a config.json that somebody has edited."""
+    changed = copy.copy(model)
+    changed.config = replace(model.config, generation={"guidance_scale": float("nan")})
+    with pytest.raises(ValueError, match="guidance_scale must be a finite number"):
+        textdiff.generate(changed, ["a"])
+    assert textdiff.generate(changed, ["a"], guidance_scale=2, seed=1)
 
 
 def test_sources_for_a_model_without(unconditional):
@@ -218,6 +242,9 @@ def test_command_line(trained, tmp_path):
             )
     device = ["generate", model, str(file), "--device"]
     refused("device 'nowhere' is not here", commands.main, [*device, "nowhere"])
+    nan = ["generate", model, str(table), "--guidance_scale", "nan"]
+    table.write_text('{"source": "a"}\n')
+    refused("guidance_scale must be a finite number, not nan", commands.main, nan)
     refused("give a FILE with one source per line", commands.main, ["generate", model])
     refused("no model at 'no/such'", commands.main, ["generate", "no/such", str(file)])
     refused("is not a textdiff model directory: config.json", commands.main, ["generate", str(tmp_path)])

@@ -19,18 +19,14 @@ import torch
 from torch import Tensor
 
 from textdiff.batches import pad
-from textdiff.config import Config, named
-from textdiff.control import Control, WordAt
+from textdiff.config import Config
 from textdiff.fixed import fixed_weights
 from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
+from textdiff.options import DTYPES, check_request, choose
 from textdiff.rerank import rerank
-from textdiff.sampler import SAMPLERS
 from textdiff.tokenizer import STAND_IN
-
-DRAWN = 0.3  # temperature of candidate answers that must be drawn: for MBR on e2e far better than 1
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
 
 
 @dataclass
@@ -103,7 +99,7 @@ def generate_texts(
         first: number of the first text: a part of many is written as it would be among all of them.
         batch_size: candidates computed at once; does not change the texts.
         dtype: "float32" or "bfloat16" inside the network, or "auto": the faster one on this device.
-        trajectory: also return the text after every step.
+        trajectory: also return the text after every step, else none.
         progress: show a progress bar.
         options: the model's own: steps, sampler, decoder, temperature, guidance_scale, block_length,
             length_quantile (place in the predicted lengths, above 0 and below 1; below 1/2 texts are
@@ -118,7 +114,7 @@ def generate_texts(
     numbers |= {"candidates": candidates, "batch_size": batch_size}
     if first < 0:
         raise ValueError(f"first must be at least 0, not {first}")
-    check(model, sources, prompt, num_samples, gap, numbers, seed, dtype)
+    check_request(model, sources, prompt, num_samples, gap, numbers, seed, dtype)
     sized = length is not None or gap_length is not None
     options = choose(model, options, candidates, sized, gap)
     task = prepare(model, sources, prompt, num_samples, candidates, gap)
@@ -141,96 +137,6 @@ def generate_texts(
     groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
     best = rerank(groups, utility) if candidates > 1 else texts
     return Generation(best, rows, groups, watched, nfe, time.perf_counter() - start)
-
-
-def choose(
-    model: TextModel, options: dict[str, Any], candidates: int, sized: bool, gap: str | None = None
-) -> dict[str, Any]:
-    """The options of writing: the given ones over those that the model was saved with; controls bound.
-
-    Candidates whose lengths are given (`sized`), or unknown as in blocks, are drawn, as are those of the
-    autoregressive model, unless a decoder is named: they could be all alike. Gaps know no blocks.
-    """
-    unknown = set(options) - model.options
-    if unknown:
-        known = ", ".join(sorted(model.options))
-        raise ValueError(f"unknown option {', '.join(sorted(unknown))}; this model takes {known}")
-    own = {key: value for key, value in model.config.generation.items() if key in model.options}
-    for name in unasked(options, gap):
-        own.pop(name, None)
-    drawn = 1.0 if model.config.conditioning == "none" else DRAWN
-    twin = candidates > 1 and model.system == "autoregressive"
-    if twin and named(own.get("decoding", "greedy")).get("name") != "sample":
-        own["decoding"] = {"name": "sample", "temperature": drawn}
-    fixed = [name for name in ("block_length", "noise") if (own | options).get(name) is not None]
-    if "length_quantile" in options and (sized or fixed):
-        raise ValueError("length_quantile is for predicted lengths, here they are given: leave it out")
-    options = own | options
-    if not 0 < (place := options.get("length_quantile", 0.5)) < 1:
-        raise ValueError(f"length_quantile must be above 0 and below 1, not {place}")
-    if twin:
-        if (found := named(options["decoding"]).get("name")) != "sample":
-            raise ValueError(f"candidates: texts written by {found} are all alike; use decoding='sample'")
-    elif candidates > 1 and (sized or options.get("block_length") is not None):
-        options = {"temperature": drawn} | options
-    controls = options.get("controls", ())
-    if isinstance(controls, Control) or not all(isinstance(one, Control) for one in controls):
-        raise ValueError("controls: give a list of textdiff.control's, such as [Contain('word')]")
-    for control in controls:
-        control.bind(model.tokenizer)
-        if gap is not None and isinstance(control, WordAt):
-            raise ValueError("control: a word at a place of a text with gaps; write it into the text")
-    return options
-
-
-def unasked(options: dict[str, Any], gap: str | None) -> list[str]:
-    """Saved options that a request of another kind does not mean."""
-    special = options.get("noise") is not None or options.get("given", "conditional") != "conditional"
-    names = ["block_length"] if gap is not None or special else []
-    name = named(options.get("sampler", "confidence")).get("name")
-    if name in SAMPLERS and SAMPLERS[name].many:
-        names.append("steps")
-    return [*names, "sampler"] if special else names
-
-
-def check(
-    model: TextModel,
-    sources: Sequence[str] | None,
-    prompt: Sequence[str] | None,
-    num_samples: int | None,
-    gap: str | None,
-    numbers: dict[str, int | None],
-    seed: int,
-    dtype: str,
-) -> None:
-    """Refuse impossible requests in one line."""
-    for name, value in {**numbers, "num_samples": num_samples}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    wrong = [text for text in (*(sources or ()), *(prompt or ())) if not isinstance(text, str)]
-    if wrong:
-        raise ValueError(f"sources and prompts are texts, not {wrong[0]!r}")
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be between 0 and 2**63 - 1, not {seed!r}")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
-    if isinstance(sources, str) or isinstance(prompt, str):
-        raise ValueError("give a list of texts, not one string: [text]")
-    if num_samples is not None and (sources is not None or prompt is not None):
-        raise ValueError("num_samples is for texts from nothing; leave out sources and prompt, or it")
-    if sources is not None and prompt is not None and len(sources) != len(prompt):
-        raise ValueError(f"{len(sources)} sources but {len(prompt)} prompts: give one for each")
-    if numbers["gap_length"] is not None and (gap is None or numbers["length"] is not None):
-        raise ValueError("gap_length is for texts with gaps whose length is not given: leave it out")
-    if gap is not None and prompt is None:
-        raise ValueError("gap: give the texts with gaps as prompt=[...]")
-    if model.config.conditioning == "none" and sources is not None:
-        raise ValueError("this model was trained without sources; give prompt= or num_samples=")
-    if model.config.conditioning != "none" and sources is None:
-        raise ValueError("this model writes from sources; give sources=[...]")
-    empty = [i for i, text in enumerate(sources or []) if not text.strip()]
-    if empty:
-        raise ValueError(f"source {empty[0]} is empty; remove it or give it text")
 
 
 def prepare(

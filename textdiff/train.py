@@ -25,7 +25,8 @@ from textdiff.generation import generate_texts
 from textdiff.metrics import bleu, rouge
 from textdiff.model import Losses, TextModel
 from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
-from textdiff.twin import SYSTEMS, find_system
+from textdiff.options import check_options
+from textdiff.twin import find_system
 
 BUCKETS = 5
 DEFAULT = Config()
@@ -69,7 +70,8 @@ class Training(L.LightningModule):
         self.network, self.optimizer, self.learning_rate = network, optimizer, learning_rate
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
         self.ema_decay, self.init_from, self.use_compile = ema_decay, init_from, compile
-        self.validation_examples, self.generation = validation_examples, generation or {}
+        self.validation_examples = validation_examples
+        self.generation = check_options(generation or {})
         self.seed, self.position, self.model = seed, 0, None
         self.pending: dict[str, Tensor] = {}
         self.register_buffer("buckets", torch.zeros(2, BUCKETS))
@@ -92,7 +94,7 @@ class Training(L.LightningModule):
             self.model.fit_data(data)
         self.model.train()
         if self.generation:
-            self.model.config.generation = check_options(self.generation)
+            self.model.config.generation = self.generation
         if self.use_compile:
             self.model.network.compile(dynamic=True)
         self.average = AveragedModel(self.model, multi_avg_fn=partial(update_average, self.ema_decay))
@@ -246,17 +248,6 @@ class Training(L.LightningModule):
         sources = [example.source for example in examples]
         known = {"num_samples": min(4, len(examples))} if sources[0] is None else {"sources": sources}
         return generate_texts(self.evaluated, **known, dtype="auto").texts
-
-
-def check_options(generation: dict[str, Any]) -> dict[str, Any]:
-    """Refuse options of writing that no system has."""
-    known = frozenset().union(*(system.options for system in SYSTEMS.values()))
-    if unknown := set(generation) - known:
-        raise ValueError(
-            f"model.generation: unknown option {', '.join(sorted(unknown))}; "
-            f"choose from {', '.join(sorted(known))}"
-        )
-    return generation
 
 
 def shape(network: Config, data: TextData) -> Config:
