@@ -48,13 +48,18 @@ def flags(options: dict) -> list[str]:
 
 def run_training(folder: Path, *args: str, callbacks=(), **options) -> None:
     """Train in this process; `options` replace those of `TINY` (with `__` for a dot)."""
+    given = {name.replace("__", "."): value for name, value in options.items()}
+    run_line([*args, *flags(TINY | given | {"trainer.default_root_dir": folder})], callbacks)
+
+
+def run_line(args: list[str], callbacks=()) -> None:
+    """The training command line in this process."""
     from textdiff import cli
 
-    given = {name.replace("__", "."): value for name, value in options.items()}
     handler = signal.getsignal(signal.SIGINT)
     cli.EXTRA_CALLBACKS[:] = callbacks
     try:
-        cli.run([*args, *flags(TINY | given | {"trainer.default_root_dir": folder})])
+        cli.run(args)
     finally:
         cli.EXTRA_CALLBACKS.clear()
         signal.signal(signal.SIGINT, handler)  # Lightning leaves Ctrl-C ignored after an interruption

@@ -3,12 +3,10 @@
 import copy
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import replace
 
-import lightning as L
 import pytest
 import torch
 from conftest import run_training
@@ -326,24 +324,6 @@ def test_full_disk_leaves_the_earlier_model(tmp_path, files, monkeypatch):
     monkeypatch.setattr(storage, "save_file", full)
     refused("model.safetensors: .*No space left on device", run_training, tmp_path, **files)
     assert textdiff.generate(tmp_path / "model", [SOURCE]) == before
-
-
-class CtrlC(L.Callback):
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == 1:
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_ctrl_c_says_how_to_go_on(tmp_path, files, capfd):
-    with pytest.raises(SystemExit) as stop:
-        run_training(tmp_path, callbacks=[CtrlC()], **files)
-    assert stop.value.code == 1
-    said = capfd.readouterr()
-    path = tmp_path / "checkpoints" / "interrupted.ckpt"
-    assert f"stopped at step 2; go on with the same command and\n  --ckpt_path {path}" in said.out
-    assert "stopping after this step" in said.err and "Traceback" not in said.out + said.err
-    run_training(tmp_path, "--ckpt_path", str(path), **files)
-    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_data_module_directly():

@@ -10,7 +10,6 @@ means `fit`.
 """
 
 import logging
-import pickle
 import sys
 import warnings
 from argparse import ArgumentError
@@ -20,19 +19,21 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from textdiff.checkpoint import Best, Checkpoint, Keep, Trainer, check_checkpoint
 from textdiff.config import Config, named
 from textdiff.data import TextData
 from textdiff.hardware import fast_dtype, tune_allocator
-from textdiff.report import Best, Keep, Report
+from textdiff.report import Report
 from textdiff.storage import find_folder, read_config, set_aside
 
 SUBCOMMANDS = ("fit", "validate")
+IMPLIED = ["--config", "quickstart"]  # no arguments
 HERE = Path(__file__).parent
 TRAINER = {
     "gradient_clip_val": 1.0,
@@ -56,13 +57,6 @@ NOISE += ("tokens are read", "no order of parts")  # said once, of all examples,
 EXTRA_CALLBACKS: list[L.Callback] = []  # of programs that train through `run`, such as benchmarks
 
 
-class Checkpoint(ModelCheckpoint):
-    """Saved at every validation, and where training ends: a finished run can go on from there."""
-
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.on_validation_end(trainer, module)
-
-
 class CLI(LightningCLI):
     """LightningCLI with our data, module, callbacks and loggers."""
 
@@ -81,7 +75,8 @@ class CLI(LightningCLI):
         return {name: known[name] for name in SUBCOMMANDS}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        self.config = parser.parse_args(args)
+        self.typed = args or IMPLIED
+        self.config = parser.parse_args(complete(self.typed))
         config = self.config[self.config.subcommand]
         config.weights_only = True  # nothing pickled is ever loaded
         if config.trainer.accelerator == "auto" and training_device("auto").type == "mps":
@@ -127,7 +122,7 @@ class CLI(LightningCLI):
         elif config["logger"] is None:
             rank_zero_only(set_aside)(root / "metrics.csv")
             kwargs["logger"] = [CSVLogger(root, "", ""), TensorBoardLogger(root, "tensorboard", "")]
-        callbacks = [*(config["callbacks"] or []), Keep(), *EXTRA_CALLBACKS]
+        callbacks = [*(config["callbacks"] or []), Keep(self.typed), *EXTRA_CALLBACKS]
         callbacks += self.stopping(root / "checkpoints", config)  # first, for the other to save its state
         if config["enable_checkpointing"] is not False:
             options = {"save_last": "link", "enable_version_counter": False}
@@ -172,22 +167,6 @@ def has_bar(callbacks: list[L.Callback]) -> bool:
     return any(isinstance(callback, ProgressBar) for callback in callbacks)
 
 
-def check_checkpoint(path: str) -> dict[str, Any]:
-    """The checkpoint; one that is damaged, or not ours, is refused before anything is built.
-
-    Raises:
-        ValueError: no such file, cut short, holding code, or written by another program.
-    """
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        reason = None if "position" in found else "not written by textdiff"
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = f"{type(error).__name__}: missing, damaged, or more than plain weights"
-    if reason:
-        raise ValueError(f"ckpt_path {path}: {reason}; give a file of a run's checkpoints directory")
-    return found
-
-
 def find_config(name: str) -> str:
     """The file of a configuration given by path or by name.
 
@@ -206,7 +185,7 @@ def find_config(name: str) -> str:
 
 def complete(args: list[str]) -> list[str]:
     """Fill in the quickstart, the subcommand `fit` and the paths of named configurations."""
-    args = args or ["--config", "quickstart"]
+    args = args or IMPLIED
     if args[0] not in (*SUBCOMMANDS, "-h", "--help"):
         args = ["fit", *args]
     joined = [part for arg in args for part in split_option(arg)]
@@ -239,7 +218,8 @@ def run(args: list[str]) -> None:
         CLI(
             Training,
             TextData,
-            args=complete(args),
+            args=args,
+            trainer_class=Trainer,
             trainer_defaults=TRAINER,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},

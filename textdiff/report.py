@@ -5,18 +5,14 @@ and `checkpoints/`.
 """
 
 import json
-import os
 import shlex
-import signal
 import time
 from pathlib import Path
-from threading import current_thread, main_thread
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
+from textdiff.checkpoint import Best
 from textdiff.corpus import fact_accuracy, generate
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
@@ -100,58 +96,6 @@ class Report(L.Callback):
         metrics["seconds"] = round(time.perf_counter() - self.started, 1)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         print(next_steps(folder, trainer.datamodule))
-
-
-class Best(ModelCheckpoint):
-    """Keeps the weights of the best validation for the end of training."""
-
-    def restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Give the module those weights."""
-        if not self.best_model_path:
-            print("\npatience: no validation before the end; the model is the last one")
-            return
-        found = torch.load(self.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(found["state_dict"])
-        print(
-            f"\npatience: after {trainer.global_step} steps the model is that of step "
-            f"{found['global_step']}, with the best {self.monitor} ({self.best_model_score:.4f})"
-        )
-
-
-class Keep(L.Callback):
-    """Ctrl-C ends training after the step at hand, so that it can go on exactly from there."""
-
-    def __init__(self) -> None:
-        self.asked, self.before = False, None
-
-    def on_train_start(self, *_: Any) -> None:
-        if current_thread() is main_thread():
-            self.before = signal.signal(signal.SIGINT, self.ask)
-
-    def ask(self, *_: Any) -> None:
-        """Note the wish; asked twice, stop at once."""
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # print may not reenter
-
-    def on_train_end(self, *_: Any) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
-            raise KeyboardInterrupt
-
-    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, error: BaseException) -> None:
-        self.on_train_end()
-        if not isinstance(error, KeyboardInterrupt) or module.model is None or trainer.state.fn != "fit":
-            return
-        path = Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt"
-        trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            print(f"\nstopped at step {trainer.global_step}; go on with the same command and")
-            print(f"  --ckpt_path {shlex.quote(str(path))}", flush=True)
 
 
 def plot_loss(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
