@@ -92,6 +92,14 @@ BUGS = [
         "self.typed = args",
         "checkpoint",
     ),
+    Bug("a source as it is in a shell", "report.py", "shlex.quote(plain(", "str(plain(", "report"),
+    Bug(
+        "escapes for echo",
+        "report.py",
+        'if c.isprintable() and c != "\\\\" else',
+        "if c.isprintable() else",
+        "report",
+    ),
     Bug(
         "guidance that is no number",
         "options.py",

@@ -180,12 +180,21 @@ def table(rows: dict[str, Scores], title: str) -> str:
 
 
 def next_steps(folder: Path, data: TextData) -> str:
-    """The lines to type next."""
+    """The lines to type next: the first works as it stands, the second when the reader has that file."""
     model = shlex.quote(str(folder / "model"))
-    use = f"generate {model} --num_samples 4" if data.layout == "none" else f"summarize {model} my.txt"
+    use = f"textdiff generate {model} --num_samples 4"
+    if data.layout != "none":
+        text = shlex.quote(plain(data.examples("validation")[0].source))
+        use = f"echo {text} | textdiff generate {model} -"
     return (
         f"\nmodel: {model}   plot: {folder / 'loss.png'}   scores: {folder / 'metrics.json'}\n"
-        "next:\n"
-        f"  textdiff {use}\n"
+        f"next:\n  {use}\n"
+        "for documents of your own, say in my.jsonl, an object with source and target a line:\n"
         "  python -m textdiff.train --config summarization --data.train_file my.jsonl\n"
     )
+
+
+def plain(text: str, most: int = 300) -> str:
+    """The beginning of a text as `echo` writes it in any shell: on one line, no escapes, no option."""
+    shown = "".join(c if c.isprintable() and c != "\\" else " " for c in text)
+    return " ".join(shown.split())[:most].strip("- ") or "A text."

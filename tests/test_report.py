@@ -1,0 +1,72 @@
+"""The lines to type next: they work as they stand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import run_training, write_rows
+
+import textdiff
+from textdiff.commands import main
+from textdiff.corpus import rows
+from textdiff.report import plain
+
+NASTY = """-n It's "5 > 3" & $HOME; `ls` \\n #!
+\x1b[31mred {"a": 1} é 長い | cat"""
+
+
+def next_line(out):
+    """What a training told its reader to type first."""
+    return out.partition("\nnext:\n")[2].splitlines()[0].strip()
+
+
+def in_a_shell(line):
+    """What the line prints in `sh`."""
+    places = {"PATH": Path(sys.executable).parent, "PYTHONPATH": Path(textdiff.__file__).parent.parent}
+    more = {name: f"{place}{os.pathsep}{os.environ.get(name, '')}" for name, place in places.items()}
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=os.environ | more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_line_to_type_next_works(tmp_path, files, capsys):
+    """A source that shells would read in their own way."""
+    held = [{"source": NASTY, "target": "a"}, *rows("validation", 7)]
+    files = files | {"data__validation_file": write_rows(tmp_path / "held.jsonl", held)}
+    run_training(tmp_path / "a run", **files)
+    said = capsys.readouterr().out
+    line = next_line(said)
+    assert line.startswith("echo 'n It") and line.endswith(
+        f"| textdiff generate '{tmp_path}/a run/model' -"
+    )
+    written = textdiff.generate(tmp_path / "a run" / "model", [plain(NASTY)])
+    assert in_a_shell(line) == " ".join(written[0].splitlines()) + "\n"
+    assert "documents of your own, say in my.jsonl, an object with source and target a line" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [
+        ({"data__conditioning": "prefix"}, "model -"),
+        ({"data__text_column": "target"}, "model --num_samples 4"),
+    ],
+)
+def test_the_line_of_other_models(tmp_path, files, capsys, monkeypatch, options, end):
+    run_training(tmp_path, **files, **options)
+    line = next_line(capsys.readouterr().out)
+    assert line.endswith(end)
+    echo, _, command = line.rpartition(" | ")
+    if echo:
+        text = tmp_path / "source.txt"
+        text.write_text(in_a_shell(echo))
+        command = command.removesuffix("-") + str(text)
+    main(command.split()[1:])
+    assert len(capsys.readouterr().out.splitlines()) == (1 if echo else 4)
+
+
+def test_a_plain_text():
+    assert plain(NASTY) == """n It's "5 > 3" & $HOME; `ls` n #! [31mred {"a": 1} é 長い | cat"""
+    assert len(plain("word " * 100_000)) <= 300
+    assert plain("\\ --") == "A text."
