@@ -92,6 +92,20 @@ BUGS = [
         "self.typed = args",
         "checkpoint",
     ),
+    Bug(
+        "validation every 0 steps",
+        "cli.py",
+        "and config[name] <= 0:",
+        "and config[name] < 0:",
+        "bad_input",
+    ),
+    Bug(
+        "a summarizer of texts alone",
+        "cli.py",
+        "if model.network.pointer and not model.init_from",
+        "if False",
+        "bad_input",
+    ),
     Bug("a source as it is in a shell", "report.py", "shlex.quote(plain(", "str(plain(", "report"),
     Bug(
         "escapes for echo",

@@ -79,6 +79,15 @@ def test_tables(tmp_path, name, match, line):
     refused_files(tmp_path, match, head + row * 2 + line + row * 30, name=name)
 
 
+def test_texts_alone_for_a_summarizer(tmp_path, capsys):
+    """Said before a tokenizer is trained."""
+    path = tmp_path / "my.txt"
+    path.write_text("One two three four.\n" * 60)
+    match = r"my.txt holds texts alone.*give pairs .*--data.text_column.*--config unconditional"
+    refused(match, run_training, tmp_path, "--config", "summarization", data__train_file=path)
+    assert "tokenizer" not in capsys.readouterr().out
+
+
 def test_other_files(tmp_path):
     refused_files(tmp_path, "unknown extension '.docx'; use one of .jsonl", ROWS, name="train.docx")
     refused_files(tmp_path, r"no columns \('nope', None\) among", ROWS, data__text_column="nope")
@@ -121,6 +130,8 @@ def test_other_files(tmp_path):
         ("dropout must be between 0 and 1, not -0.1", {"model__network__dropout": -0.1}),
         ("ema_decay must be .* below 1, not 2.0", {"model__ema_decay": 2.0}),
         ("max_steps or max_epochs is 0: nothing would", {"trainer__max_steps": 0}),
+        ("val_check_interval is 0: .*limit_val_batches 0", {"trainer__val_check_interval": 0}),
+        ("log_every_n_steps is -1: give 1 or more$", {"trainer__log_every_n_steps": -1}),
         ("vocab_size=100 is too small", {"data__vocab_size": 100}),
         ("batch_size=0: give at least 1", {"data__batch_size": 0}),
         ("max_target_length=1: give at least 2", {"data__max_target_length": 1}),

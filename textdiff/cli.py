@@ -47,8 +47,7 @@ TRAINER = {
     "default_root_dir": "runs/textdiff",
     "enable_model_summary": False,
 }
-
-
+EVERY = ("val_check_interval", "check_val_every_n_epoch", "log_every_n_steps", "accumulate_grad_batches")
 MISTAKES = (ValueError, OSError, ArgumentError, MisconfigurationException)
 NOISE = ("exists and is not empty", "LeafSpec", "does not have many workers", "logging interval")
 NOISE += ("💡 Tip", "TPU available", "resuming from a checkpoint that ended", "module.s. in eval mode")
@@ -110,6 +109,16 @@ class CLI(LightningCLI):
         elif backbone is not None and config.data.tokenizer is None:
             config.data.tokenizer = named(backbone).get("name")
 
+    def before_fit(self) -> None:
+        """Before all rows are read: a network that copies from sources must have them."""
+        data, model = self.datamodule, self.model
+        if model.network.pointer and not model.init_from and data.columns[0] is None:
+            raise ValueError(
+                f"{data.hparams.train_file or data.hparams.dataset_name} holds texts alone, and this "
+                "configuration learns targets from sources: give pairs (two columns of a .jsonl or .csv; "
+                "see --data.text_column), or train on texts alone with --config unconditional"
+            )
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
         root = Path(config["default_root_dir"])
@@ -117,6 +126,10 @@ class CLI(LightningCLI):
             raise ValueError(
                 "trainer.max_steps or max_epochs is 0: nothing would be trained; give 1 or more"
             )
+        for name in EVERY:
+            if isinstance(config[name], int | float) and config[name] <= 0:
+                hint = " (or --trainer.limit_val_batches 0 for no validation)" * ("val_" in name)
+                raise ValueError(f"trainer.{name} is {config[name]}: give 1 or more{hint}")
         if self.subcommand != "fit":
             kwargs["logger"] = False
         elif config["logger"] is None:
