@@ -37,6 +37,13 @@ BUGS = [
         "train",
     ),
     Bug(
+        "validation of weights that are not saved",
+        "train.py",
+        "losses = self.evaluated.loss(batch, self.seed)",
+        "losses = self.model.loss(batch, self.seed)",
+        "train",
+    ),
+    Bug(
         "a checkpoint from within a step",
         "checkpoint.py",
         "            if self.between:\n",

@@ -16,7 +16,8 @@ from conftest import TINY, flags, run_training
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
-from textdiff import hardware
+from textdiff import hardware, load
+from textdiff.data import TextData
 from textdiff.optimizer import linear_decay
 from textdiff.train import Training
 
@@ -210,6 +211,20 @@ def test_the_average_is_saved_and_schedules_with_it(trained):
     assert any(not torch.equal(raw[name], saved[name]) for name in saved if name.endswith("weight"))
     name = "denoiser.process.schedule.parameters_"
     assert torch.equal(raw[name], saved[name])
+
+
+def test_validation_is_of_the_model_that_is_saved(trained, files):
+    """The loss of the last validation is that model's own, which is the average."""
+    with (trained / "metrics.csv").open() as file:
+        found = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]][-1]
+    options = {"validation_file": files["data__validation_file"], "train_file": files["data__train_file"]}
+    lengths = {"max_source_length": 48, "max_target_length": 24}
+    data = TextData(**options, **lengths, tokenizer=str(trained / "model"))
+    data.setup("validate")
+    (batch,) = data.val_dataloader()
+    losses = load(trained / "model", device="cpu").loss(batch, seed=0)
+    own = ((losses.nll * losses.mask).sum() / losses.mask.sum()).item()
+    assert found == pytest.approx(own, rel=1e-5)
 
 
 def test_without_averaging_the_weights_are_saved(tmp_path, files):
