@@ -58,11 +58,12 @@ def generate(
     Args:
         model: a loaded model, or where to load it from.
         sources: texts to summarize or rewrite.
-        return_dict: give a `Generation` (ids, candidates, trajectory, NFE, seconds), not a list.
+        return_dict: give a `Generation` (texts, ids, candidates, NFE, seconds; with `trajectory=True`
+            also the text after every step), not a list.
         options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`,
-            `dtype`, `trajectory`, `progress`, `gap` of `generate_texts`; `steps`, `sampler`, `decoder`,
-            `temperature`, `guidance_scale`, `length_quantile`, `given` (conditional, replace, repaint) of
-            diffusion models; `decoding` of autoregressive ones.
+            `dtype`, `trajectory`, `progress` (a bar; off unless asked for), `gap` of `generate_texts`;
+            `steps`, `sampler`, `decoder`, `temperature`, `guidance_scale`, `length_quantile`, `given`
+            (conditional, replace, repaint) of diffusion models; `decoding` of autoregressive ones.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
