@@ -27,7 +27,9 @@ def run(capsys, *args):
 @pytest.mark.parametrize("bound", ["order", "diffusion", "ode"])
 def test_bounds_of_an_untrained_summarizer_are_near_the_unigrams(trained, held, bound):
     model = load(trained / "model", "cpu")
-    found = likelihood(model, open_data(model, str(held)), bound=bound, steps=50, evaluations=4)
+    # the terms of the ELBO are too unlike for few of them: 9 bits of all 50, 3 to 19 of four
+    some = 50 if bound == "diffusion" else 4
+    found = likelihood(model, open_data(model, str(held)), bound=bound, steps=50, evaluations=some)
     assert found["kind"] == f"bound: {bound}" and found["texts"] == 12
     assert sum(found["parts"].values()) == pytest.approx(found["bits_per_token"])
     assert 4 < found["bits_per_token"] < 40
