@@ -15,10 +15,13 @@ from textdiff.testing import (
     OneStream,
     OracleDenoiser,
     check_sampler,
+    discrete_evidence,
     exact_process,
     gaussian_evidence,
+    transition,
 )
 
+TOKENS = [name for name, kind in PROCESSES.items() if not issubclass(kind, Gaussian)]
 COUNT = 2500
 # Steps that bring each unbiased pair within the limits: the error falls as 1 / steps, and fresh noise
 # starts higher. The other pairs are biased however many steps they take.
@@ -137,6 +140,30 @@ def test_score_and_divergence_are_slopes_of_the_exact_evidence(process):
     for row in range(2):
         trace = jacobian[row, :, row].flatten(1).diagonal().sum()
         assert oracle.divergence(x_t, t)[row].item() == pytest.approx(trace.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("time", [0.0, 0.2, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("name", TOKENS)
+def test_evidence_sums_to_one_over_all_states(name, time):
+    """Of whole texts, so that a constant too much shows; of one token it is what `corrupt` draws."""
+    language, process = MarkovLanguage(4, 3), make_process(name, 4)
+    states = torch.arange(process.mask_id + 1)
+    texts = everything(len(states), 3)
+    evidence = language.log_evidence(discrete_evidence(process, texts, time))
+    assert evidence.exp().sum().item() == pytest.approx(1, abs=1e-9)
+    evidence = discrete_evidence(process, states[None], time)[0]
+    ids = torch.arange(4)[:, None].expand(4, 40_000)
+    drawn = process.corrupt(ids, torch.tensor(time), OneStream(0))
+    found = torch.nn.functional.one_hot(drawn, len(states)).double().mean(1)
+    assert (found - evidence.T.exp()).abs().max() < 0.01
+    possible = evidence.exp().sum(1) > 1e-6
+    known = process.log_likelihood(states[None], torch.tensor(time))[0].softmax(-1).double()
+    assert torch.allclose(known[possible], evidence.softmax(-1)[possible], atol=1e-6)
+
+
+def test_a_process_without_a_matrix_is_told():
+    with pytest.raises(TypeError, match=r"Embedding has no transition matrix: see `transition.register`"):
+        transition(make_process("embedding"), 0.0, 1.0)
 
 
 @pytest.mark.parametrize(("process", "sampler", "decoder"), TRIPLES)

@@ -21,6 +21,7 @@ Legend: B batch, L length, V vocabulary. Everything in float64.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Self
 
 import numpy as np
@@ -31,11 +32,12 @@ from torch import Tensor, nn
 from textdiff.config import Spec, build
 from textdiff.decoder import DECODERS
 from textdiff.noise import Noise
-from textdiff.process import PROCESSES, Process
+from textdiff.process import PROCESSES, Discrete, Hierarchical, Process
 from textdiff.sampler import Predict, Sampler
 from textdiff.schedule import Cosine, Schedule
 from textdiff.transformer import Context
 
+TINY = 1e-30  # probability of what cannot be, as in `process.tokens`
 HIDDEN = -1e4  # log probability of words that a given position rules out: finite, yet exp is 0
 
 
@@ -223,6 +225,54 @@ def gaussian_evidence(process: Process, x_t: Tensor, t: float) -> Tensor:
     alpha, sigma = (one.double() for one in process.schedule(torch.tensor(t)))
     square = (x_t.double()[:, :, None] - alpha * process.codebook().double()).square().sum(-1)
     return -0.5 * (square / sigma**2 + x_t.shape[-1] * (2 * torch.pi * sigma**2).log())
+
+
+@singledispatch
+def transition(process: Process, s: float, t: float) -> Tensor:
+    """q(x_t | x_s) of a process on tokens, `(states, states)` float64: a row for every x_s.
+
+    D3PM's product of matrices Q_{s+1} ... Q_t (Austin et al. 2021, arXiv:2107.03006, eq. 1), written out
+    apart from the process, of which it reads the schedule alone. A family with other noise registers its
+    own: `@transition.register`.
+    """
+    raise TypeError(f"{type(process).__name__} has no transition matrix: see `transition.register`")
+
+
+@transition.register
+def _(process: Discrete, s: float, t: float) -> Tensor:
+    words, states = process.mask_id, torch.arange(process.mask_id + 1)
+    noise = torch.full((words + 1,), process.replace / words, dtype=torch.float64)
+    noise[words] = 1 - process.replace
+    return blend(ratio(*(process.kept(torch.tensor([at]), states) for at in (t, s)))[:, None], noise)
+
+
+@transition.register
+def _(process: Hierarchical, s: float, t: float) -> Tensor:
+    (words_t, classes_t), (words_s, classes_s) = (process.left(torch.tensor(at)) for at in (t, s))
+    size = process.mask_id + 1
+    coarser, masked = torch.eye(size).double(), F.one_hot(torch.full((size,), size - 1)).double()
+    words = torch.arange(len(process.class_of))
+    coarser[words] = F.one_hot(process.coarsen(words), size).double()
+    return blend(ratio(words_t, words_s), coarser) @ blend(ratio(classes_t, classes_s), masked)
+
+
+def ratio(now: Tensor, before: Tensor) -> Tensor:
+    """Share of what was left that still is, float64; all of it where nothing was."""
+    return torch.where(before > 0, now.double() / before.double(), 1.0)
+
+
+def blend(share: Tensor, noise: Tensor) -> Tensor:
+    """Matrix of states that stay with the probability `share`, and else become `noise (..., states)`."""
+    return share * torch.eye(noise.shape[-1]).double() + (1 - share) * noise
+
+
+def discrete_evidence(process: Process, x_t: Tensor, t: float) -> Tensor:
+    """log q(x_t | token) of a process on tokens with all constants, `(B, L, V)` float64.
+
+    Of what cannot be it is log(1e-30).
+    """
+    words = process.embedding.num_embeddings
+    return transition(process, 0.0, t)[:words, x_t].movedim(0, -1).clamp(min=TINY).log()
 
 
 @dataclass
