@@ -3,6 +3,7 @@
 import math
 from functools import cache
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,6 +158,26 @@ def test_corrections_are_of_every_text_by_itself():
     together = step(list(range(12)))
     for row in (0, 1, 7):
         assert torch.allclose(step([row])[0], together[row], rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "ve"])
+def test_reverse_diffusion_is_that_of_its_paper(schedule):
+    """Predictors of Song et al. 2021, algorithms 2 (VE) and 3 (VP); beta = 1 - alpha_t^2 / alpha_s^2."""
+    predict, noise = make_predict(schedule), OneStream(1).normal((*IDS.shape, 8)).double()
+    x_t, t, s = 2 * OneStream(5).normal(noise.shape).double(), 0.6 * WHOLE.double(), 0.5 * WHOLE.double()
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (predict.process.schedule(at[..., None]) for at in (t, s))
+    score = predict.process.score(x_t, predict(x_t, t), t)
+    predict.noise = SimpleNamespace(normal=lambda shape: noise)
+    found, _ = SAMPLERS["sde"](9, discrete=True).step(predict, x_t, t, s, [])
+    if schedule == "ve":
+        spread = sigma_t**2 - sigma_s**2
+        exact = x_t + spread * score + spread.sqrt() * noise
+    else:
+        beta = 1 - (alpha_t / alpha_s) ** 2
+        exact = (2 - (1 - beta).sqrt()) * x_t + beta * score + beta.sqrt() * noise
+    assert torch.allclose(found, exact, rtol=1e-5)
+    euler, _ = SAMPLERS["sde"](9).step(predict, x_t, t, s, [])
+    assert not torch.allclose(euler, exact, rtol=1e-2)
 
 
 def test_churn_predicts_where_it_has_added_noise():

@@ -42,15 +42,31 @@ class Solver(Sampler):
 
 
 class EulerMaruyama(Solver):
-    """Euler steps of the reverse SDE (1): needs hundreds of them."""
+    """Euler steps of the reverse SDE (1): needs hundreds of them.
+
+    Args:
+        steps: network evaluations.
+        discrete: f and g^2 are not those at t, but what q(x_t | x_s) itself takes away and adds: reverse
+            diffusion (Song et al. 2021, appendix E; algorithms 2 and 3).
+    """
+
+    def __init__(self, steps: int = 16, *, discrete: bool = False) -> None:
+        super().__init__(steps)
+        self.discrete = discrete
 
     def step(
         self, predict: Predict, x_t: Tensor, t: Tensor, s: Tensor, history: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         schedule, width = predict.process.schedule, column(t - s, x_t)
-        drift, diffusion = schedule.drift(column(t, x_t)), schedule.diffusion(column(t, x_t))
-        back = drift * x_t - diffusion * self.score(predict, x_t, t)
-        return x_t - width * back + (width * diffusion).sqrt() * predict.noise.normal(x_t.shape), history
+        if self.discrete:
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(column(t, x_t)), schedule(column(s, x_t))
+            ratio = alpha_t / alpha_s
+            drift, variance = ratio - 1, (sigma_t**2 - (ratio * sigma_s) ** 2).clamp(min=0)
+        else:
+            drift = width * schedule.drift(column(t, x_t))
+            variance = width * schedule.diffusion(column(t, x_t))
+        mean = x_t - drift * x_t + variance * self.score(predict, x_t, t)
+        return mean + variance.sqrt() * predict.noise.normal(x_t.shape), history
 
 
 class PredictorCorrector(Solver):
