@@ -1,54 +1,60 @@
-"""Samplers, bounds and kernels against an exact answer, without training.
+"""Samplers, bounds, kernels and a small network against an exact answer.
 
     python benchmarks/oracle.py
 
 The language is `textdiff.testing.MarkovLanguage`, whose denoiser, densities and conditionals are known.
 Each line is a component, what was measured (smaller is better), the limit, and seconds; a line without
-a limit is a bias that is known and recorded. The tests run the same lines with fewer texts.
+a limit is a bias that is known and recorded. `exact.py` and `kernels.py` have the lines that need no
+sampler. The tests run the same lines with fewer texts.
 """
 
 import argparse
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import common
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-from textdiff.likelihood import diffusion_bound, ode_bound, ode_log_density, order_bound
-from textdiff.process import PROCESSES, Discrete, Gaussian, Process
-from textdiff.sampler import SAMPLERS, Predict, Replacing, Resampling, Sampler
-from textdiff.schedule import SCHEDULES, Cosine
-from textdiff.testing import (
-    MarkovLanguage,
-    OneStream,
-    OracleDenoiser,
-    check_sampler,
-    exact_process,
-    gaussian_evidence,
+from exact import (
+    GAUSSIAN,
+    LANGUAGE,
+    SDES,
+    TOKENS,
+    Line,
+    as_denoise,
+    bounds,
+    conversions,
+    denoise_of,
+    density,
+    excess,
+    falling,
+    marginals,
+    same_steps,
+    score_matching,
+    summed,
+    texts,
 )
+from kernels import cascade_bounds, kernels, token_nats_of
 
-LANGUAGE = MarkovLanguage()
-GAUSSIAN = [name for name in PROCESSES if issubclass(PROCESSES[name], Gaussian)]
-TOKENS = [name for name in PROCESSES if name not in GAUSSIAN]
-SDES = ("linear", "subvp", "ve")  # VP, sub-VP, VE
-BITS = math.log(2) * LANGUAGE.length
-Line = tuple[str, str, float, float | None]  # row of the table, component, measured, limit
+from textdiff.denoiser import Denoiser
+from textdiff.likelihood import diffusion_bound
+from textdiff.noise import low_discrepancy
+from textdiff.objective import cross_entropy
+from textdiff.process import PROCESSES, Discrete, Hierarchical, Process
+from textdiff.sampler import (
+    SAMPLERS,
+    EulerMaruyama,
+    Predict,
+    PredictorCorrector,
+    Replacing,
+    Resampling,
+    Sampler,
+)
+from textdiff.schedule import SCHEDULES
+from textdiff.testing import OneStream, OracleDenoiser, check_sampler, exact_process
 
-
-def denoise_of(process: Process) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The exact denoiser in the form that bounds want."""
-    oracle = OracleDenoiser(process, LANGUAGE)
-    return lambda x_t, t, mask: oracle(x_t, t, mask=mask, valid=torch.ones_like(mask))
-
-
-def texts(count: int) -> tuple[Tensor, Tensor]:
-    """Texts of the language, all of them open."""
-    ids = LANGUAGE.sample(count, seed=2)
-    return ids, torch.ones_like(ids, dtype=torch.bool)
+BATCH = 64  # texts a step of training
 
 
 def sampled(
@@ -78,33 +84,32 @@ def ddpm(count: int) -> Iterator[Line]:
             "1", f"{name}, ancestral", name, SAMPLERS["ancestral"](200), count, (0.03, 0.03)
         )
     yield from sampled("1", "embedding, DDIM", "embedding", SAMPLERS["ddim"](50), count, (0.03, 0.03))
-    process, (ids, mask) = exact_process("embedding"), texts(64)
-    t = torch.full(ids.shape, 0.4)
-    x_t = process.corrupt(process.encode(ids), t, OneStream(0))
-    probs = torch.softmax(denoise_of(process)(x_t, t, mask), -1).float()
-    mean, error = process.mean(probs), 0.0
-    for what in ("noise", "score", "velocity"):
-        back = process.clean(what, x_t, process.express(what, x_t, mean, t), t)
-        error = max(error, float((back - mean).abs().max()))
-    yield "1", "score, noise and velocity back to the clean mean", error, 1e-5
+    yield from same_steps()
+    yield from conversions()
 
 
-def ncsn(count: int) -> Iterator[Line]:
-    """Annealed Langevin dynamics, 100 levels of 20 steps."""
+def ncsn(count: int, repeats: int = 20) -> Iterator[Line]:
+    """Score matching; annealed Langevin dynamics, 100 levels of as many steps as `repeats`."""
+    yield from score_matching()
     process = exact_process("embedding", SCHEDULES["ve"]())
-    sampler = SAMPLERS["langevin"](2001, repeats=20, epsilon=0.2)
-    yield from sampled(
-        "2", "embedding, VE, annealed Langevin", process, sampler, max(1, count // 2), (0.03, 0.04)
-    )
+    sampler = SAMPLERS["langevin"](100 * repeats + 1, repeats=repeats, epsilon=0.2)
+    yield from sampled("2", "embedding, VE, annealed Langevin", process, sampler, count, (0.03, 0.04))
 
 
-def sde(count: int) -> Iterator[Line]:
-    """Reverse SDEs, correctors, the ODE by several solvers."""
-    for name in SDES:
+class Corrected(PredictorCorrector, EulerMaruyama):
+    """Langevin corrections of Euler-Maruyama steps, not of ancestral ones."""
+
+
+def sde(count: int, names: Sequence[str] = SDES, steps: int = 400, grid: int = 1000) -> Iterator[Line]:
+    """Noising, reverse SDEs, correctors, the ODE by several solvers."""
+    yield from marginals(names, grid)
+    for name in names:
         process = exact_process("embedding", SCHEDULES[name]())
         for words, sampler, limits in (
-            ("Euler-Maruyama", SAMPLERS["sde"](400), (0.03, 0.04)),
-            ("predictor-corrector", SAMPLERS["corrector"](401), (0.03, 0.04)),
+            ("Euler-Maruyama", SAMPLERS["sde"](steps), (0.03, 0.04)),
+            ("reverse diffusion", SAMPLERS["sde"](steps, discrete=True), (0.03, 0.04)),
+            ("ancestral, corrected", SAMPLERS["corrector"](steps + 1), (0.03, 0.04)),
+            ("Euler-Maruyama, corrected", Corrected(steps + 1), (0.03, 0.04)),
             ("ODE, adaptive", SAMPLERS["ode"](600), (0.045, 0.05)),
             ("Heun", SAMPLERS["heun"](61), (0.045, 0.05)),
             ("DPM-Solver++ 2M", SAMPLERS["dpm"](30), (0.045, 0.05)),
@@ -114,92 +119,38 @@ def sde(count: int) -> Iterator[Line]:
             yield from sampled("3", f"embedding, {name}, {words}", process, sampler, count, limits)
 
 
-def density(count: int) -> Iterator[Line]:
-    """Likelihood by the ODE."""
-    ids, mask = texts(max(8, count // 60))
-    for name in SDES:
-        process = exact_process("embedding", SCHEDULES[name](-5.0, 9.0))
-        denoise = denoise_of(process)
-        x_0 = process.corrupt(process.encode(ids), torch.zeros(ids.shape), OneStream(3))
-        exact = LANGUAGE.log_evidence(gaussian_evidence(process, x_0, 0.0))
-        error = (ode_log_density(denoise, process, x_0, mask) - exact) / x_0[0].numel()
-        yield "4", f"{name}: |log density - exact|, nats a number", float(error.abs().mean()), 2e-3
-        nats = ode_bound(denoise, process, ids, mask, OneStream(4))["ode"]
-        gap = float((nats + LANGUAGE.log_prob(ids)).mean()) / BITS
-        yield "4", f"{name}: |bits a token - exact|", abs(gap), 0.01
-    few, many = x_0[:1], 100
-    guesses = ode_log_density(
-        denoise,
-        process,
-        few.expand(many, -1, -1),
-        mask[:1].expand(many, -1),
-        probes=1,
-        noise=OneStream(5),
-    )
-    truth = ode_log_density(denoise, process, few, mask[:1])
-    error = abs(float(guesses.mean() - truth)) / float(guesses.std() / many**0.5)
-    yield "4", f"Hutchinson, {many} directions: standard errors from the exact trace", error, 3.0
-
-
-def bounds(count: int) -> Iterator[Line]:
-    """Variational bounds of Gaussian processes, in bits a token above the truth."""
-    ids, mask = texts(4 * count)
-    exact = -LANGUAGE.log_prob(ids)
-    for name in GAUSSIAN:
-        process = exact_process(name, Cosine(-5.0, 8.0))
-        known = denoise_of(process), process, ids, mask
-        gaps = []
-        for steps in (10, 50, 1000):
-            nats = sum(diffusion_bound(*known, OneStream(1), steps).values())
-            gaps.append(float((nats - exact).mean()) / BITS)
-        error = float((nats - exact).std()) / BITS / len(ids) ** 0.5
-        yield "5", f"{name}: bound of 1,000 steps above the truth", gaps[2], 0.03 + 3 * error
-        yield "5", f"{name}: below the truth, standard errors", -gaps[2] / error, 3.0
-        yield "5", f"{name}: bound of 50 steps against that of 10", gaps[1] / gaps[0], 1.0
-        order = float((order_bound(*known, OneStream(1))["order"] - exact).mean()) / BITS
-        yield "5", f"{name}: |bound in any order - truth|", abs(order), 0.03
-
-
-def posterior_error(process: Discrete) -> float:
-    """Largest difference of a kernel's steps from products of matrices, which are alike for all words."""
-    size = process.mask_id + 1
-    probs = torch.softmax(torch.randn(1, size - 1, generator=torch.Generator().manual_seed(0)), -1)
-    worst = 0.0
-
-    def matrix(keep: Tensor) -> Tensor:
-        pi = process.pi(torch.arange(size))
-        return (keep * torch.eye(size) + (1 - keep) * pi).double()
-
-    for t, s in ((1.0, 0.8), (0.6, 0.5), (0.3, 0.0)):
-        k_t, k_s = process.kept(torch.tensor(t)), process.kept(torch.tensor(s))
-        to_s, step = matrix(k_s), matrix(k_t / k_s)
-        to_t = to_s @ step
-        for x_t in range(size):
-            if not (to_t[:-1, x_t] > 0).all():
-                continue
-            exact = sum(
-                probs[0, v].double() * step[:, x_t] * to_s[v] / to_t[v, x_t] for v in range(size - 1)
-            )
-            state, times = torch.tensor([[x_t]]), (torch.tensor([[t]]), torch.tensor([[s]]))
-            found = process.posterior(state, probs[None], *times)[0, 0].double()
-            worst = max(worst, float((found - exact).abs().max()))
-    return worst
-
-
 def discrete(count: int) -> Iterator[Line]:
     """Kernels on tokens."""
-    ids, mask = texts(8 * count)
-    exact = -LANGUAGE.log_prob(ids)
+    ids, _ = texts(8 * count)
     for name in TOKENS:
         process = exact_process(name)
-        if isinstance(process, Discrete) and type(process).kept is Discrete.kept:
-            yield "6", f"{name}: steps against products of matrices", posterior_error(process), 1e-6
-        nats = sum(diffusion_bound(denoise_of(process), process, ids, mask, OneStream(1), 64).values())
-        gap, error = float((nats - exact).mean()) / BITS, float((nats - exact).std()) / BITS
-        yield "6", f"{name}: |bound of 64 steps - truth|", abs(gap), 0.03 + 3 * error / len(ids) ** 0.5
+        yield from kernels(name)
+        yield from falling("6", name, process, ids, (4, 16, 64))
+        yield from summed("6", name, process, token_nats_of)
         yield from sampled(
             "6", f"{name}, ancestral", name, SAMPLERS["ancestral"](64), count, (0.03, 0.04)
         )
+        yield correction(name, process, count)
+
+
+def correction(name: str, process: Process, count: int) -> Line:
+    """Half-way to noise some words are others. Where noise replaces words they can be put right.
+
+    As often as the exact posterior says. What has left a mask never changes, whatever is predicted.
+    """
+    (ids, mask), t = texts(4 * count), torch.tensor(0.5)
+    if not (isinstance(process, Discrete) and process.replace):
+        wrong, truth = (ids + 1) % LANGUAGE.vocabulary, F.one_hot(ids, LANGUAGE.vocabulary).double()
+        made = process.step(wrong, truth, t, t / 2, OneStream(7))
+        return "6", f"{name}: wrong words that change", float((made != wrong).double().mean()), 0.0
+    x_t = process.corrupt(ids, t, OneStream(7))
+    replaced = (x_t != ids) & (x_t != process.mask_id)
+    made = check_sampler(process, SAMPLERS["ancestral"](32), ids=x_t, mask=mask, start=float(t)).ids
+    right = float((made == ids)[replaced].double().mean())
+    probs = OracleDenoiser(process, LANGUAGE).probs(x_t, t)
+    exact = float(probs.gather(-1, ids[..., None])[..., 0][replaced].mean())
+    words = f"{name}: replaced words put right ({100 * right:.1f} %): off the posterior's share"
+    return "6", words, abs(right - exact), 0.03
 
 
 def infilling(count: int) -> Iterator[Line]:
@@ -254,6 +205,7 @@ def cascade(count: int) -> Iterator[Line]:
         log_words += logits.log_softmax(-1).gather(-1, ids[:, i : i + 1])[:, 0]
     error = float((log_classes + log_words - LANGUAGE.log_prob(ids)).abs().max())
     yield "8", "|log p(classes) + log p(words given classes) - log p(words)|, nats", error, 1e-6
+    yield from cascade_bounds(denoise_of(process), process, 2 * count, "exact denoiser", 0.03)
 
 
 def repair(count: int) -> Iterator[Line]:
@@ -275,6 +227,51 @@ def repair(count: int) -> Iterator[Line]:
         yield "9", "points of accuracy lost by repairing", 100 * (before - right), 0.0
 
 
+def trained(process: Process, steps: int) -> Denoiser:
+    """A transformer of 0.6 M parameters, trained on texts of the language."""
+    torch.manual_seed(0)
+    model = Denoiser(
+        process,
+        width=128,
+        depth=3,
+        heads=4,
+        encoder_depth=0,
+        max_length=LANGUAGE.length,
+        max_source_length=1,
+    )
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-3)
+    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
+    for i in range(steps):
+        ids, noise = LANGUAGE.sample(BATCH, seed=1000 + i), OneStream(1, i)
+        t = low_discrepancy(0, torch.arange(BATCH) + i * BATCH)[:, None].expand(ids.shape)
+        x_t = process.corrupt(process.encode(ids), t, noise)
+        loss = cross_entropy(process, as_denoise(model)(x_t, t, torch.ones_like(ids) > 0), ids, x_t, t)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        decay.step()
+    return model.eval()
+
+
+def learned(
+    count: int, names: Sequence[str] = ("embedding", "masked", "hierarchical"), steps: int = 500
+) -> Iterator[Line]:
+    """What a small network learns of the language: its bound, and how far that is above the entropy."""
+    ids, mask = texts(count // 4)
+    exact, row = -LANGUAGE.log_prob(ids), {"embedding": "5", "masked": "6", "hierarchical": "8"}
+    for name in names:
+        process = exact_process(name)
+        denoise = as_denoise(trained(process, steps))
+        nats = sum(diffusion_bound(denoise, process, ids, mask, OneStream(1)).values())
+        gap, error = excess(nats, exact)
+        yield row[name], f"{name}, learned: bound above the truth, bits a token", gap, 0.08
+        yield row[name], f"{name}, learned: below the truth, standard errors", -gap / error, 3.0
+        if isinstance(process, Hierarchical):
+            with torch.no_grad():
+                yield from cascade_bounds(denoise, process, len(ids), "learned", 0.08)
+
+
 SECTIONS: tuple[Callable[[int], Iterator[Line]], ...] = (
     ddpm,
     ncsn,
@@ -285,6 +282,7 @@ SECTIONS: tuple[Callable[[int], Iterator[Line]], ...] = (
     infilling,
     cascade,
     repair,
+    learned,
 )
 
 
