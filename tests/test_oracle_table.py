@@ -1,18 +1,32 @@
 """The lines of `benchmarks/oracle.py`, with fewer texts, and a new sampler checked as a user would."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from oracle import SECTIONS, rows
+from oracle import SECTIONS, density, ncsn, rows, sde
 
 from textdiff.sampler import DDIM, Sampler
 from textdiff.testing import check_sampler
 
-SLOW = {"ncsn", "sde", "density"}  # thousands of evaluations
+SLOW = {"ncsn", "sde", "density", "learned"}  # thousands of evaluations, or a training
+SMALL = {
+    "ncsn": partial(ncsn, repeats=8),
+    "sde": partial(sde, names=["subvp"], steps=100, grid=400),
+    "density": partial(density, names=["ve"], length=2, states=8),
+}
+
+
+def assert_within_limits(section):
+    lines = list(rows(section, 300))
+    over = [
+        (line["component"], line["measured"], line["threshold"]) for line in lines if not line["passed"]
+    ]
+    assert lines and not over
 
 
 @pytest.mark.parametrize(
@@ -21,11 +35,13 @@ SLOW = {"ncsn", "sde", "density"}  # thousands of evaluations
     ids=lambda section: section.__name__,
 )
 def test_lines_are_within_their_limits(section):
-    lines = list(rows(section, 300))
-    over = [
-        (line["component"], line["measured"], line["threshold"]) for line in lines if not line["passed"]
-    ]
-    assert lines and not over
+    assert_within_limits(section)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_lines_of_a_smaller_table_are_within_the_same_limits(name):
+    """One equation, shorter texts, fewer steps."""
+    assert_within_limits(SMALL[name])
 
 
 def test_a_wrong_sampler_is_told_from_a_right_one():
