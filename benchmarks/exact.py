@@ -294,9 +294,10 @@ def summed(row: str, name: str, process: Process, nats: Nats, steps: int = 20) -
     """Terms of the bound one by one, each by the two steps it compares, against `diffusion_bound`."""
     (ids, mask), denoise, noise = texts(100), denoise_of(process), OneStream(1)
     parts = diffusion_bound(denoise, process, ids, mask, OneStream(1), steps)
-    strata(steps, steps, noise, len(ids))  # drawn there too: all states are the same
     found = parts["prior"].clone()
-    for i in range(steps):
+    for i in range(steps):  # the last step comes first
+        if i == 1:
+            strata(steps - 1, steps - 1, noise, len(ids))  # drawn there too: all states are the same
         t = torch.full(ids.shape, (i + 1) / steps)
         x_t = process.corrupt(process.encode(ids), t, noise)
         logits = denoise(x_t, t, mask)
