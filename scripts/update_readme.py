@@ -292,8 +292,8 @@ def characters() -> str:
             lines.append(line([row["system"], row["kind"], bits]))
         first = result["rows"][0]
         title = f"**{result['dataset']}**: {budget(result)}, one training seed; {first['tokens']:,} "
-        title += f"characters of {result['split']} text in {first['texts']:,} pieces, end of text and lengths included "
-        title += "(± two standard errors over pieces)."
+        title += f"characters of {result['split']} text in {first['texts']:,} pieces, "
+        title += "end of text and lengths included (± two standard errors over pieces)."
         plot = f"![bits a character](results/{stem}.png)"
         written = table(result | {"rows": result["samples"]}, WORDS)
         shown = result["samples"][-1]["examples_shown"][:2]
