@@ -258,7 +258,7 @@ def learned(
     count: int, names: Sequence[str] = ("embedding", "masked", "hierarchical"), steps: int = 1000
 ) -> Iterator[Line]:
     """What a small network learns of the language: its bound, and how far that is above the entropy."""
-    ids, mask = texts(count // 2)
+    ids, mask = texts(max(1000, count // 2))
     exact, row = -LANGUAGE.log_prob(ids), {"embedding": "5", "masked": "6", "hierarchical": "8"}
     for name in names:
         process = exact_process(name)
