@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from common import RESULTS, how  # noqa: E402
 
 PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
-HEADLINES = ("e2e-distilled", "arxiv_titles")
+HEADLINES = ("e2e-distilled", "arxiv_titles-distilled")
 FEW = (1, 4, 8, 16)  # numbers of steps in README
 NAMES = {
     "fact_accuracy": "facts %",
