@@ -237,13 +237,7 @@ class Adaptive(Schedule):
     def observe(self, t: Tensor, nll: Tensor) -> None:
         gamma = self.gamma(t).double()
         index = torch.bucketize(gamma, self.edges[1:-1])
-        batch = torch.zeros_like(self.history)
-        batch[0].index_add_(0, index, nll.double())
-        batch[1].index_add_(0, index, torch.ones_like(gamma))
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(batch)
-        self.history.mul_(1 - 1 / self.memory).add_(batch)
-        total, weight = self.history
+        total, weight = remember(self.history, index, nll, self.memory)
         seen = weight > 0.5
         if seen.sum() >= 8:
             centres = (self.edges[1:] + self.edges[:-1]) / 2
@@ -255,6 +249,19 @@ class Adaptive(Schedule):
         mass = mass / mass.sum().clamp(min=1e-9)
         mass = (1 - self.floor) * mass + self.floor / len(mass)
         self.cdf[1:] = mass.cumsum(0) / mass.sum()
+
+
+def remember(history: Tensor, index: Tensor, values: Tensor, memory: int) -> Tensor:
+    """`history (2, bins)`, sums and counts of what about `memory` batches had, with one more, in place.
+
+    `values (B,)` fall into the bins `index (B,)`; those of all processes are added.
+    """
+    batch = torch.zeros_like(history)
+    batch[0].index_add_(0, index, values.double())
+    batch[1].index_add_(0, index, torch.ones_like(values, dtype=torch.float64))
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(batch)
+    return history.mul_(1 - 1 / memory).add_(batch)
 
 
 def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:

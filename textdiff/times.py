@@ -9,10 +9,9 @@ time, as the ELBO's do. An adaptive schedule does something else: it moves the n
 """
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from textdiff.schedule import interpolate
+from textdiff.schedule import interpolate, remember
 
 
 class Even(nn.Module):
@@ -56,13 +55,7 @@ class Importance(Even):
 
     @torch.no_grad()
     def observe(self, t: Tensor, loss: Tensor) -> None:
-        batch = torch.zeros_like(self.history)
-        batch[0].index_add_(0, self.place(t), loss.double().square())
-        batch[1].index_add_(0, self.place(t), torch.ones_like(t, dtype=torch.float64))
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(batch)
-        self.history.mul_(1 - 1 / self.memory).add_(batch)
-        square, seen = self.history
+        square, seen = remember(self.history, self.place(t), loss.double().square(), self.memory)
         if (seen > 1).all():  # until then even
             size = (square / seen).sqrt()
             share = (1 - self.floor) * size / size.sum().clamp(min=1e-9) + self.floor / len(size)
