@@ -59,14 +59,14 @@ def likelihood(
         loader = tqdm(loader, desc="likelihood", unit="batch")
     parts: dict[str, list[Tensor]] = defaultdict(list)
     tokens, characters, found = [], 0, Nats({}, torch.zeros(0), "exact")
-    for batch in loader:
-        with fixed_weights(model.device):
+    with fixed_weights(model.device):
+        for batch in loader:
             found = model.nats(to_device(batch, model.device), seed, **options)
-        tokens.append(found.tokens)
-        for name, nats in found.parts.items():
-            parts[name].append(nats)
-        rows = [ids[own].tolist() for ids, own in zip(batch["ids"], batch["mask"], strict=True)]
-        characters += sum(map(len, model.tokenizer.decode(rows)))
+            tokens.append(found.tokens)
+            for name, nats in found.parts.items():
+                parts[name].append(nats)
+            rows = [ids[own].tolist() for ids, own in zip(batch["ids"], batch["mask"], strict=True)]
+            characters += sum(map(len, model.tokenizer.decode(rows)))
     count = torch.cat(tokens).double()
     bits = {name: torch.cat(values) / math.log(2) for name, values in parts.items()}
     whole = torch.stack(list(bits.values())).sum(0)
