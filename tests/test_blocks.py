@@ -263,7 +263,7 @@ EXACT += [("simplex", "renoise", "sample", size) for size in (1, 4, 8)]  # SSD-L
 @pytest.mark.parametrize(("process", "sampler", "decoder", "size"), EXACT)
 def test_blocks_of_an_exact_denoiser_return_the_language(process, sampler, decoder, size, monkeypatch):
     """Limits of the issue: 0.04 in total variation of bigrams, 0.04 bits a token."""
-    language, count = MarkovLanguage(), 2500
+    language, count = MarkovLanguage(), 1500
     monkeypatch.setattr(blocks, "Noise", lambda *_, block: OneStream(block))
     writer = BlockWriter(
         OracleDenoiser(make_process(process), language),

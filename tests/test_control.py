@@ -285,7 +285,7 @@ def test_a_steered_step_does_not_depend_on_the_batch(wrapper):
 @pytest.mark.parametrize("process", PROCESSES)
 def test_steered_texts_of_the_language_have_the_property(process, sampler, decoder, steps):
     """The exact classifier at weight 1: conditional frequencies of the words before the last one."""
-    language, count = MarkovLanguage(), 3000
+    language, count = MarkovLanguage(), 2500
     oracle = OracleDenoiser(make_process(process), language)
     whole = torch.ones(count, language.length, dtype=torch.bool)
     ids = torch.zeros(whole.shape, dtype=torch.int64)

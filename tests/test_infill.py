@@ -284,9 +284,9 @@ def test_resampling_lessens_the_bias_of_replacement():
     known[:, mask] = 0.0
     exact = language.log_posterior(known)[0].exp()
     distance = []
-    for sampler in (SAMPLERS["ancestral"](50), Resampling(SAMPLERS["ancestral"](251), 5)):
-        ids = truth.expand(1500, -1)
-        many = mask.expand(1500, -1)
+    for sampler in (SAMPLERS["ancestral"](30), Resampling(SAMPLERS["ancestral"](151), 5)):
+        ids = truth.expand(1000, -1)
+        many = mask.expand(1000, -1)
         made = check_sampler("embedding", sampler, ids=ids, mask=many, kind=Replacing).ids
         found = torch.nn.functional.one_hot(made, 6).double().mean(0)
         distance.append(float(((found - exact).abs().sum(-1) / 2).max()))

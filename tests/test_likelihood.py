@@ -84,9 +84,10 @@ def test_only_open_tokens_are_paid_for(name):
 
 
 def test_the_density_of_a_simplex_starts_where_its_corners_stand():
-    """Any word anywhere, and much of the signal left at t = 1: a prior at zero is 0.5 nats off."""
-    language, process = MarkovLanguage(sharpness=0.0), exact_process("simplex", Cosine(-5.0, 3.0))
-    ids = language.sample(6, seed=4)
+    """Any word anywhere, and much of the signal left at t = 1: a prior at zero is 0.3 nats off."""
+    language = MarkovLanguage(length=4, sharpness=0.0)
+    process = exact_process("simplex", Cosine(-5.0, 3.0))
+    ids = language.sample(4, seed=4)
     whole = torch.ones_like(ids, dtype=torch.bool)
     x_0 = process.corrupt(process.encode(ids), torch.zeros(ids.shape), OneStream(0))
 
@@ -95,15 +96,15 @@ def test_the_density_of_a_simplex_starts_where_its_corners_stand():
 
     found = ode_log_density(denoise, process, x_0, whole)
     exact = language.log_evidence(gaussian_evidence(process, x_0, 0.0))
-    assert (found - exact).abs().max() < 0.3
+    assert (found - exact).abs().max() < 0.1
 
 
 @pytest.mark.parametrize(
-    ("probes", "schedule"), [pytest.param(None, "ve", marks=pytest.mark.slow), (60, "cosine")]
+    ("probes", "schedule"), [pytest.param(None, "ve", marks=pytest.mark.slow), (30, "cosine")]
 )
 def test_the_density_of_open_words_is_the_conditional_one(probes, schedule):
     """log p(four noisy words | the other four), with the trace exact or from random directions."""
-    process, ids = exact_process("embedding", SCHEDULES[schedule](-5.0, 8.0)), LANGUAGE.sample(3, seed=4)
+    process, ids = exact_process("embedding", SCHEDULES[schedule](-5.0, 8.0)), LANGUAGE.sample(2, seed=4)
     mask = torch.arange(8).expand(ids.shape) % 2 == 0
     clean = process.encode(ids)
     noisy = process.corrupt(clean, torch.zeros(ids.shape), OneStream(0))

@@ -21,8 +21,8 @@ SMALL = {
 }
 
 
-def assert_within_limits(section):
-    lines = list(rows(section, 300))
+def assert_within_limits(section, count):
+    lines = list(rows(section, count))
     over = [
         (line["component"], line["measured"], line["threshold"]) for line in lines if not line["passed"]
     ]
@@ -35,13 +35,13 @@ def assert_within_limits(section):
     ids=lambda section: section.__name__,
 )
 def test_lines_are_within_their_limits(section):
-    assert_within_limits(section)
+    assert_within_limits(section, 150)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_lines_of_a_smaller_table_are_within_the_same_limits(name):
     """One equation, shorter texts, fewer steps."""
-    assert_within_limits(SMALL[name])
+    assert_within_limits(SMALL[name], 300)
 
 
 def test_a_wrong_sampler_is_told_from_a_right_one():

@@ -148,7 +148,7 @@ def test_fixed_curves_learn_nothing():
 @pytest.mark.parametrize("truth", [(0.0, 1.0, 5.0), (3.0, 1.0, 5.0), (-2.0, 0.5, 15.0), (1.0, 2.0, 1.7)])
 def test_gumbel_recovers_the_curve_from_any_start(start, truth):
     schedule = Gumbel(location=start[0], spread=start[1])
-    train(schedule, gumbel(*truth), 300, spread=0.2)
+    train(schedule, gumbel(*truth), 200, spread=0.2)
     mu, beta, height = schedule.parameters_.tolist()
     assert mu == pytest.approx(truth[0], abs=0.05 * max(1, abs(truth[0])))
     assert beta == pytest.approx(truth[1], rel=0.05)
