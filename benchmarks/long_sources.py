@@ -1,6 +1,6 @@
 """Memory and time against the length of the source, read whole or in parts, and the number of documents.
 
-    python benchmarks/long_sources.py --file qmsum/test.jsonl.gz
+    python benchmarks/long_sources.py --file qmsum/test.jsonl.gz --documents 60 240
 
 Every measurement runs in a process of its own, whose highest resident memory above that before the first
 document is reported (Linux). Models have random weights: cost does not depend on them.
@@ -122,12 +122,14 @@ def plot(rows: list[dict], path: Path) -> None:
         panels[0].legend(fontsize=8)
 
 
-def asked_of(file: str) -> list[tuple[str, int, int, int, str]]:
-    """The measurements of a file: a quarter of its documents, and all."""
-    texts = sources_of(file, sys.maxsize)
-    words = sum(len(text.split()) for text in texts) // len(texts)
-    counts = len(texts) // 4, len(texts)
-    return [("writing", window, words, count, file) for window in (WINDOW, 0) for count in counts]
+def asked_of(file: str, documents: list[int]) -> list[tuple[str, int, int, int, str]]:
+    """The measurements of a file: so many of its first documents, or all if there are fewer."""
+    found = []
+    for asked in documents:
+        texts = sources_of(file, asked)
+        words = sum(len(text.split()) for text in texts) // len(texts)
+        found += [("writing", window, words, len(texts), file) for window in (WINDOW, 0)]
+    return found
 
 
 def main() -> None:
@@ -145,7 +147,7 @@ def main() -> None:
     asked = [(work, w, n, 1) for work in WORK for w in (WINDOW, 0) for n in options.words]
     asked += [("writing", WINDOW, 400, n) for n in options.documents]
     if options.file:
-        asked = [one for file in options.file for one in asked_of(file)]
+        asked = [one for file in options.file for one in asked_of(file, options.documents)]
     name = "long_sources-files" if options.file else "long_sources"
     dataset = " ".join(options.file) or "textdiff/reports"
     result = common.header("long_sources", dataset, "all" if options.file else "train")
