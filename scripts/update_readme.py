@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import binomtest
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from common import RESULTS, how  # noqa: E402
@@ -192,13 +194,26 @@ def long_texts(rows: list[dict[str, Any]]) -> list[str]:
     return [title, "\n".join(lines), "The same texts, part by part of 64 tokens:", "\n".join(more)]
 
 
-def control_row(process: str, free: float, what: str, rates: list[Any], row: dict[str, Any]) -> str:
-    """A line of `control`; `free` is the perplexity of texts that are not steered, of the same seed."""
+def share(percent: float, count: int) -> str:
+    """A rate with Wilson's interval (95 %), of so many texts."""
+    low, high = binomtest(round(percent / 100 * count), count).proportion_ci(method="wilson")
+    return f"{percent:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def control_row(
+    process: str, free: float, what: str, rates: list[tuple[Any, int]], row: dict[str, Any]
+) -> str:
+    """A line of `control`: rates, and of how many texts.
+
+    `free` is the perplexity of texts that are not steered, of the same seed.
+    """
     keys = ("perplexity", "distinct_2")
     mean, distinct, *found = (
-        one["mean"] if isinstance(one, dict) else one for one in (*(row[key] for key in keys), *rates)
+        one["mean"] if isinstance(one, dict) else one
+        for one in (*(row[key] for key in keys), *(rate for rate, _ in rates))
     )
-    cells = [process, what, *(f"{rate:.1f}" for rate in found)]
+    counts = [count for _, count in rates]
+    cells = [process, what, *map(share, found, counts)]
     return line([*cells, f"{mean:.1f} ({100 * (mean / free - 1):+.0f} %)", f"{distinct:.1f}"])
 
 
@@ -217,23 +232,28 @@ def control() -> str:
             first = len(told["curve"])
             for i, (row, what) in enumerate(rows):
                 free = told["curve"][0]["perplexity"] if i < first else told["unguided_perplexity"]
-                lines.append(
-                    control_row(process, free, what, [row["rates"][name] for name in names], row)
-                )
+                labels = [wanted.split("=")[0] for wanted in row["examples_shown"]]
+                rates = [(row["rates"][name], labels.count(name) * result["samples"]) for name in names]
+                lines.append(control_row(process, free, what, rates, row))
             free = told["unguided_perplexity"]
             everything = f"all attributes at once, weight {told['chosen_weight']:g}"
             row = told["all_attributes"]
-            more.append(control_row(process, free, everything, [row["all_right"]], row))
+            texts = round(row["texts"]["mean"])
+            more.append(control_row(process, free, everything, [(row["all_right"], texts)], row))
             row = told["must_contain"]
-            more.append(control_row(process, free, "a word that must occur", [row["contained"]], row))
+            rates = [(row["contained"], round(row["texts"]["mean"]))]
+            more.append(control_row(process, free, "a word that must occur", rates, row))
             shown = list(told["guided"]["examples_shown"].items())[::3]
             samples += [f"> {wanted}: {texts[0]}" for wanted, texts in shown]
         title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
         title += f"for; {budget(result)}, one training seed. "
-        title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}. The judge is right on "
+        title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}. "
+        title += "The judge (the guide) is right on "
         judged = result["accuracy_on_test_texts"]
-        title += ", ".join(f"{judged[name]['judge']:.0f} % ({name})" for name in names)
-        title += " of the test texts."
+        title += ", ".join(
+            f"{judged[name]['judge']:.0f} ({judged[name]['guide']:.0f}) % ({name})" for name in names
+        )
+        title += " of the test texts. In brackets: 95 % intervals (Wilson) of the texts made, one seed."
         plot = f"![success against perplexity](results/{stem}.png)"
         parts += [title, "\n".join(lines), "\n".join(more), origin(result), plot]
         parts += ["Samples, the first of every third label steered to:", "\n>\n".join(samples)]
