@@ -54,7 +54,6 @@ TWIN_LEVERS: dict[str, list[str]] = {
     "pointer": ["model.network.pointer=true"],
     "dropout 0.1": ["model.network.dropout=0.1"],
     "label smoothing 0.1": ["model.network.label_smoothing=0.1"],
-    "source always seen": ["model.network.source_dropout=0.0"],
     "embeddings 64": ["model.network.embedding_width=64"],
     "encoder 3, decoder 3": ["model.network.encoder_depth=3", "model.network.depth=3"],
     "AdamW": ["model.optimizer=adamw", "model.learning_rate=3e-3"],

@@ -1,14 +1,17 @@
 """The lines to type next: they work as they stand."""
 
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import run_training, write_rows
 
 import textdiff
+from textdiff import report
 from textdiff.commands import main
 from textdiff.corpus import rows
 from textdiff.report import plain
@@ -43,7 +46,8 @@ def test_the_line_to_type_next_works(tmp_path, files, capsys):
     )
     written = textdiff.generate(tmp_path / "a run" / "model", [plain(NASTY)])
     assert in_a_shell(line) == " ".join(written[0].splitlines()) + "\n"
-    assert "documents of your own, say in my.jsonl, an object with source and target a line" in said
+    assert f"textdiff summarize '{tmp_path}/a run/model' report.txt more.jsonl" in said
+    assert "--config summarization" not in said, "that is what was done"
 
 
 @pytest.mark.parametrize(
@@ -70,3 +74,29 @@ def test_a_plain_text():
     assert plain(NASTY) == """n It's "5 > 3" & $HOME; `ls` n #! [31mred {"a": 1} é 長い | cat"""
     assert len(plain("word " * 100_000)) <= 300
     assert plain("\\ --") == "A text."
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (3, "3 seconds"),
+        (119, "119 seconds"),
+        (150, "2.5 minutes"),
+        (3000, "50 minutes"),
+        (9000, "2.5 hours"),
+    ],
+)
+def test_a_duration_is_said_in_fitting_units(seconds, said):
+    assert report.duration(seconds) == said
+
+
+def test_how_long_it_takes_is_said_once(tmp_path, files, capsys, monkeypatch):
+    """From the pace of the batches after the first, for those that are left."""
+    clock = itertools.count(0.0, 10.0)
+    monkeypatch.setattr(report, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(report, "WARM", 1)
+    monkeypatch.setattr(report, "TIMED", 2)
+    options = {"trainer__max_steps": 4, "trainer__accumulate_grad_batches": 2}
+    run_training(tmp_path, **files, **options)
+    said = [line for line in capsys.readouterr().out.splitlines() if " to go" in line]
+    assert said == ["5 s a batch: about 30 seconds to go"]

@@ -162,3 +162,16 @@ def test_a_stream_without_text_is_refused(tmp_path):
     path = write_rows(tmp_path / "train.jsonl", [{"source": " ", "target": " "}] * 30)
     with pytest.raises(ValueError, match="no text"):
         opened(path, streaming=True, vocab_size=300)
+
+
+@pytest.mark.parametrize(("longest", "size"), [(10, 64), (256, 64), (576, 28), (1280, 16), (10_000, 16)])
+def test_long_texts_have_small_batches(longest, size):
+    assert sizes.batch(longest) == size
+
+
+def test_a_batch_is_as_large_as_its_lengths_allow(tmp_path, said):
+    path = write_rows(tmp_path / "train.jsonl", ROWS)
+    found = opened(path, batch_size=None, max_source_length=500, max_target_length=76)
+    assert found.hparams.batch_size == 28 and found.batches_of(1) == len(found.table("train")) // 28
+    assert any("batches of 28 examples (--data.batch_size)" in message for message in said)
+    assert opened(path).hparams.batch_size == 64

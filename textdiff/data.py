@@ -50,7 +50,7 @@ class TextData(LightningDataModule):
         max_target_length: the same for targets, EOS included; unconditional text is split
         vocab_size: tokens of a tokenizer trained on the data; None = as the data need
         tokenizer: directory or file of the tokenizer to use instead
-        batch_size: training examples per device and step
+        batch_size: training examples per device and step; None = as their lengths allow
         eval_batch_size: evaluation examples per device and step
         conditioning: cross (attention to the source) or prefix (source inside the sequence)
         num_workers: processes that pad batches
@@ -76,7 +76,7 @@ class TextData(LightningDataModule):
         max_target_length: int | None = None,
         vocab_size: int | None = None,
         tokenizer: str | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         eval_batch_size: int = 128,
         conditioning: Literal["cross", "prefix"] = "cross",
         num_workers: int = 0,
@@ -116,7 +116,8 @@ class TextData(LightningDataModule):
         if name == "textdiff/reports":
             from textdiff import corpus
 
-            return {key: corpus.rows(key, self._limit(key) or n) for key, n in BUILT_IN.items()}
+            most = {key: self.hparams.get(f"max_{key}_examples") or n for key, n in BUILT_IN.items()}
+            return {key: corpus.rows(key, n) for key, n in most.items()}
         from datasets import exceptions, load_dataset
 
         try:
@@ -124,9 +125,6 @@ class TextData(LightningDataModule):
         except (OSError, ValueError, RuntimeError, exceptions.DatasetsError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"cannot load data set {name!r} ({reason}); check the name") from error
-
-    def _limit(self, split: str) -> int | None:
-        return self.hparams.get(f"max_{split}_examples")
 
     def _open(self, split: str) -> Iterator[Any] | None:
         """Rows of a split, None where there is none."""
@@ -151,7 +149,7 @@ class TextData(LightningDataModule):
             held = split == "validation"
             known = islice(numbered, 20_000) if held else numbered  # a stream need not be read to its end
             numbered = ((n, row) for n, row in known if (n % 20 == 2 and n <= 20_000) == held)
-        return islice(numbered, self._limit(split))
+        return islice(numbered, self.hparams.get(f"max_{split}_examples"))
 
     @cached_property
     def columns(self) -> tuple[str | None, str]:
@@ -226,7 +224,7 @@ class TextData(LightningDataModule):
         return (text for row in rows for text in row[:2] if text)
 
     def _choose_lengths(self) -> None:
-        """Set the lengths that were not given."""
+        """Set the lengths and the batch size that were not given."""
         names = [f"max_{side}_length" for side in SIDES]
         unset = [i for i, name in enumerate(names) if self.hparams[name] is None]
         rows = list(islice(self._examples(self._first), LENGTH_ROWS)) if unset else []
@@ -239,6 +237,9 @@ class TextData(LightningDataModule):
             self.hparams[names[i]] = found
             if rows[0][i] is not None:
                 self._say(f"{SIDES[i]}s of at most {found} tokens (--data.{names[i]})")
+        if self.hparams.batch_size is None:
+            found = self.hparams.batch_size = sizes.batch(sum(self.hparams[name] for name in names))
+            self._say(f"batches of {found} examples (--data.batch_size)")
 
     def table(self, split: str) -> list[Pair]:
         """All examples of a split as ids; of a training stream the first shuffle buffer."""
@@ -296,8 +297,7 @@ class TextData(LightningDataModule):
         return DataLoader(collator, sampler=batches, batch_size=None, **options)
 
     def _ranks(self) -> Ranks:
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
         """The training stream from `position` on; without a length while streaming."""

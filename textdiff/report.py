@@ -21,6 +21,7 @@ from textdiff.model import TextModel
 from textdiff.storage import set_aside
 
 Scores = dict[str, float]
+WARM, TIMED = 5, 20  # batches: the first are slow, the next tell the pace
 
 
 class Report(L.Callback):
@@ -35,6 +36,7 @@ class Report(L.Callback):
         self.examples, self.show = examples, show
         self.curves: dict[str, list[tuple[int, float]]] = {"loss": [], "val_loss": []}
         self.earlier = False  # whether another run has left a model here
+        self.batches, self.clock = 0, 0.0  # of this process
 
     def state_dict(self) -> dict[str, Any]:
         return {"curves": self.curves, "earlier": self.earlier}
@@ -60,6 +62,14 @@ class Report(L.Callback):
             )
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.batches += 1
+        if self.batches == WARM:
+            self.clock = time.perf_counter()
+        if self.batches == WARM + TIMED and trainer.is_global_zero:
+            pace = (time.perf_counter() - self.clock) / TIMED
+            steps = trainer.estimated_stepping_batches - trainer.global_step
+            left = duration(pace * steps * trainer.accumulate_grad_batches)
+            print(f"\n{pace:.2g} s a batch: about {left} to go")
         if trainer.global_step % 10 == 0:
             self.note(trainer, "loss")
 
@@ -179,19 +189,38 @@ def table(rows: dict[str, Scores], title: str) -> str:
     return "\n".join(lines)
 
 
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as one says it."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return (
+                f"{seconds / size:.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
+            )
+    return f"{seconds:.0f} seconds"
+
+
 def next_steps(folder: Path, data: TextData) -> str:
-    """The lines to type next: the first works as it stands, the second when the reader has that file."""
+    """The lines to type next: the first works as it stands, the others with files of the reader."""
     model = shlex.quote(str(folder / "model"))
     use = f"textdiff generate {model} --num_samples 4"
     if data.layout != "none":
         text = shlex.quote(plain(data.examples("validation")[0].source))
         use = f"echo {text} | textdiff generate {model} -"
-    return (
-        f"\nmodel: {model}   plot: {folder / 'loss.png'}   scores: {folder / 'metrics.json'}\n"
-        f"next:\n  {use}\n"
-        "for documents of your own, say in my.jsonl, an object with source and target a line:\n"
-        "  python -m textdiff.train --config summarization --data.train_file my.jsonl\n"
-    )
+    lines = [
+        f"\nmodel: {model}   plot: {folder / 'loss.png'}   scores: {folder / 'metrics.json'}",
+        f"next:\n  {use}",
+    ]
+    if data.hparams.dataset_name == "textdiff/reports":
+        lines += [
+            "for documents of your own, say in my.jsonl, an object with source and target a line:",
+            "  python -m textdiff.train --config summarization --data.train_file my.jsonl",
+        ]
+    elif data.layout != "none":
+        lines += [
+            "for more of them, text files, each a source, or tables with a source a row:",
+            f"  textdiff summarize {model} report.txt more.jsonl",
+        ]
+    return "\n".join([*lines, ""])
 
 
 def plain(text: str, most: int = 300) -> str:

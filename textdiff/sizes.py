@@ -14,6 +14,8 @@ STEP = 8  # lengths are multiples of it
 LONGEST = {("source", "none"): STEP, ("source", "cross"): 1024, ("source", "prefix"): 256}
 LONGEST |= {("target", "none"): 64, ("target", "cross"): 256, ("target", "prefix"): 128}
 EPOCHS, SHORTEST, LONG = 50, 1000, 10_000  # of training; the last two in steps
+LEAST, MANY = 16, 64  # examples of a batch
+TOKENS = 2**14  # of a batch, sources and targets, as long as it is not the smallest
 
 
 def vocabulary(texts: Iterable[str]) -> int:
@@ -37,6 +39,11 @@ def length(lengths: Sequence[int], most: int) -> int:
     ranked = sorted(lengths)
     fits = ranked[math.ceil(ENOUGH * len(ranked)) - 1]
     return min(most, max(STEP, -(-fits // STEP) * STEP))
+
+
+def batch(longest: int) -> int:
+    """Examples of a batch, by the tokens of the longest: time and memory of a step grow with both."""
+    return max(LEAST, min(MANY, TOKENS // longest))
 
 
 def steps(epoch: int | None) -> int:
