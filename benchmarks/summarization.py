@@ -69,11 +69,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--distill_start", action="store_true", help="from the model of people's texts, not from nothing"
     )
+    parser.add_argument(
+        "--distill_twin", action="store_true", help="also train the twin on what it writes by --distill"
+    )
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
     parser.add_argument("--start", type=Path, help="folder of a run whose models are fine-tuned")
     for system in SYSTEMS:
         parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
     options = parser.parse_args()
+    if options.distill_twin and not options.distill:
+        parser.error("--distill_twin: needs the texts of --distill")
     if options.distill and not (options.train_file and options.validation_file):
         parser.error("--distill writes a training file anew: give --train_file and --validation_file")
     if any(name.endswith(DISTILLED) for name in options.train_only or []):
@@ -287,10 +292,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     copies = {"equal_examples": options.processes[0]} if options.equal_examples else {}
     flags |= dict.fromkeys(copies, flags["autoregressive"])
     if options.distill:
-        copies |= {f"{name}{DISTILLED}": name for name in options.processes}
+        students = options.processes + ["autoregressive"] * options.distill_twin
+        copies |= {f"{name}{DISTILLED}": name for name in students}
         flags |= {
-            f"{name}{DISTILLED}": partial(distilled, options, name, flags[name])
-            for name in options.processes
+            f"{name}{DISTILLED}": partial(distilled, options, name, flags[name]) for name in students
         }
     models, budgets = common.train_all(options, flags, copies)
     examples = data.examples("test")[: options.max_examples]
@@ -302,6 +307,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.equal_examples:
         trained = models["equal_examples"]
         rows.append(greedy_row(trained, examples, options.batch_size, training="equal examples"))
+    if options.distill_twin:
+        trained = models[f"autoregressive{DISTILLED}"]
+        rows.append(greedy_row(trained, examples, options.batch_size, training="distilled"))
     for name in options.processes:
         rows += diffusion_rows(models[name], examples, held, options)
         if options.distill:
