@@ -22,6 +22,8 @@ from textdiff.generation import generate_texts
 from textdiff.hardware import fast_dtype
 from textdiff.model import TextModel
 
+MBR = "MBR"
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
@@ -31,16 +33,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", required=True, help="model directories")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--nfe", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--candidates", type=int, default=1, help="also MBR of so many, if above 1")
+    parser.add_argument("--mbr_nfe", type=int, default=8)
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()
 
 
-def ways(model: TextModel, nfe: list[int]) -> dict[str, dict[str, Any]]:
-    """Decodings of the twin, or numbers of steps."""
+def ways(model: TextModel, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Decodings of the twin, or numbers of steps; then MBR."""
+    many = options.candidates
     if model.system == "autoregressive":
-        return {"greedy": {"decoding": "greedy"}, "beam": {"decoding": "beam"}}
-    return {f"confidence, {n} steps": {"sampler": "confidence", "steps": n} for n in nfe}
+        found = {"greedy": {"decoding": "greedy"}, "beam": {"decoding": "beam"}}
+        mbr = {f"sample, {MBR} of {many}": {"decoding": "sample", "candidates": many}}
+    else:
+        found = {f"confidence, {n} steps": {"sampler": "confidence", "steps": n} for n in options.nfe}
+        how = {"sampler": "confidence", "steps": options.mbr_nfe, "candidates": many}
+        mbr = {f"confidence, {options.mbr_nfe} steps, {MBR} of {many}": how}
+    return found | (mbr if many > 1 else {})
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -52,7 +62,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         data = open_data(model, options.test_file, max_test_examples=options.texts)
         sources = [example.source for example in data.examples("test")]
         name = common.name_of(model)
-        for way, how in ways(model, options.nfe).items():
+        for way, how in ways(model, options).items():
             for size in options.batch_sizes:
                 call = (model, sources, how | {"batch_size": size, "dtype": "auto"})
                 row = {"system": name, "model": Path(folder).parent.name, "how": way, "batch_size": size}
@@ -80,7 +90,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     sizes = sorted({row["batch_size"] for row in result["rows"]})
     with common.picture(path, len(sizes), 4.5, 3.8) as panels:
         for panel, size in zip(panels, sizes, strict=True):
-            rows = [row for row in result["rows"] if row["batch_size"] == size]
+            rows = [row for row in result["rows"] if row["batch_size"] == size and MBR not in row["how"]]
             for name in dict.fromkeys(row["model"] for row in rows):
                 own = [row for row in rows if row["model"] == name]
                 times = [1000 * row["seconds_per_text"]["median"] for row in own]
