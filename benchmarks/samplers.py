@@ -24,6 +24,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "ancestral": {"sampler": "ancestral", "decoder": "softmax"},
     "ddim": {"sampler": "ddim", "decoder": "softmax"},
     "renoise": {"sampler": "renoise", "decoder": "sample"},
+    "renoise, top-p 0.9": {"sampler": "renoise", "decoder": {"name": "sample", "p": 0.9}},
+    "renoise, greedy": {"sampler": "renoise", "decoder": "greedy"},
     "renoise, tau 0.3": {"sampler": {"name": "renoise", "tau": 0.3}, "decoder": "sample"},
     "churn": {"sampler": "churn", "decoder": "softmax"},
     "dpm": {"sampler": "dpm", "decoder": "softmax"},
