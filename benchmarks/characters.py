@@ -23,6 +23,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 from textdiff.evaluation import open_data
 from textdiff.files import read
 from textdiff.generation import generate_texts
+from textdiff.likelihood import BOUNDS
 from textdiff.metrics import distinct, entropy
 from textdiff.model import TextModel
 from textdiff.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     common.add_texts(parser, "characters")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--bounds", nargs="+", default=["order", "diffusion"])
+    parser.add_argument("--bounds", nargs="+", choices=BOUNDS, default=["order", "diffusion"])
     parser.add_argument("--evaluations", type=int, default=16, help="terms of a bound, a piece")
     parser.add_argument("--test_texts", type=int, help="only the first test texts")
     parser.add_argument("--steps_of_samples", type=int, default=64)

@@ -13,6 +13,7 @@ import common
 from textdiff import load
 from textdiff.data import TextData
 from textdiff.evaluation import likelihood, open_data
+from textdiff.likelihood import BOUNDS
 from textdiff.model import TextModel
 
 
@@ -22,7 +23,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="of the result file")
     parser.add_argument("--test_file", required=True)
     parser.add_argument("--models", nargs="+", required=True, help="model directories")
-    parser.add_argument("--bounds", nargs="+", default=["order", "diffusion"])
+    parser.add_argument("--bounds", nargs="+", choices=BOUNDS, default=["order", "diffusion"])
     parser.add_argument("--evaluations", type=int, default=16, help="terms of a bound, a text")
     parser.add_argument("--text_column")
     parser.add_argument("--summary_column")
@@ -34,7 +35,8 @@ def bits(model: TextModel, data: TextData, bounds: list[str], evaluations: int) 
     rows, exact = [], model.system == "autoregressive"
     for bound in [None] if exact else bounds:
         start = time.perf_counter()
-        how = {} if exact else {"bound": bound, "evaluations": evaluations}
+        counted = "evaluations" in BOUNDS[bound]
+        how = {} if exact else {"bound": bound, "evaluations": evaluations if counted else None}
         found = likelihood(model, data, **how)
         rows.append({**found, "seconds": round(time.perf_counter() - start, 1)})
     return rows

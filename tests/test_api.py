@@ -9,6 +9,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from conftest import run_training, write_rows
@@ -17,7 +19,7 @@ import textdiff
 from textdiff import commands, corpus, generation, hardware
 from textdiff.generation import Generation, generate_texts
 from textdiff.movie import write_movie
-from textdiff.rerank import mbr
+from textdiff.rerank import UTILITIES, mbr
 from textdiff.sampler import SAMPLERS
 
 # the tiny models read 48 tokens
@@ -60,6 +62,17 @@ def test_public_names():
         _ = textdiff.nothing
 
 
+def test_docstrings_name_the_options():
+    """Those of `generate` all, those of the others their own."""
+    told = textdiff.generate.__doc__ + textdiff.infill.__doc__ + textdiff.denoise.__doc__
+    assert all(f"`{name}`" in textdiff.generate.__doc__ for name in ("controls", "block_length"))
+    assert "`gap_length`" in textdiff.infill.__doc__ and "noise: " in textdiff.denoise.__doc__
+    assert "textdiff.generation.generate_texts" in textdiff.generate.__doc__
+    named = set(re.findall(r"`(\w+)`|^ +(\w+): ", told, flags=re.MULTILINE))
+    words = {word for pair in named for word in pair}
+    assert textdiff.TextDiffusion.options <= words, textdiff.TextDiffusion.options - words
+
+
 @pytest.mark.parametrize("name", ["model", "joined"])
 def test_same_seed_same_text_whatever_the_batch(name, request):
     model = request.getfixturevalue(name)
@@ -91,6 +104,43 @@ def test_candidates_are_reranked(model):
     assert [len(group) for group in made.candidates] == [4, 4, 4] and len(made.ids) == 12
     assert made.texts == [group[mbr(group)] for group in made.candidates]
     assert len({tuple(ids) for ids in made.ids[:4]}) > 1
+
+
+def test_the_utility_chooses(model):
+    options = {"candidates": 6, "seed": 2, "return_dict": True}
+    for utility in UTILITIES:
+        made = textdiff.generate(model, SOURCES, utility=utility, **options)
+        assert made.texts == [group[mbr(group, utility)] for group in made.candidates]
+    usual = textdiff.generate(model, SOURCES, utility=None, **options).texts
+    assert usual == textdiff.generate(model, SOURCES, **options).texts
+
+
+@pytest.mark.parametrize("kind", [np.array, pandas.Series, tuple, iter])
+def test_lists_and_counts_of_numpy_are_those_of_python(model, free, kind):
+    """Of eight bits, too, which the numbers of the texts overflow."""
+    counts = {"seed": 3, "steps": 3, "length": 9, "candidates": 100, "batch_size": 200}
+    numpys = {name: np.uint8(count) for name, count in counts.items()}
+    assert textdiff.generate(model, kind(SOURCES[:3]), **numpys) == textdiff.generate(
+        model, SOURCES[:3], **counts
+    )
+    prompts = ["the", "a game"]
+    assert textdiff.generate(free, prompt=kind(prompts)) == textdiff.generate(free, prompt=prompts)
+    some, two = (textdiff.generate(free, num_samples=n, steps=n) for n in (np.int64(2), 2))
+    assert some == two
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_steps_of_samplers_are_counts_as_everywhere(name):
+    """Also where they are given with the sampler: numpy's do, True does not."""
+    for kind in (np.int64, np.uint8):
+        assert vars(SAMPLERS[name](kind(200))) == vars(SAMPLERS[name](200))
+    with pytest.raises(ValueError, match="steps must be a whole number, not True"):
+        SAMPLERS[name](True)
+
+
+def test_an_option_that_is_none_is_not_given(model):
+    nothing = dict.fromkeys(("controls", "sampler", "decoder", "given", "utility", "length"))
+    assert textdiff.generate(model, SOURCES[:2], **nothing) == textdiff.generate(model, SOURCES[:2])
 
 
 @pytest.mark.parametrize(("options", "nfe"), [({}, 5), ({"guidance_scale": 2.0}, 10)])
@@ -189,13 +239,20 @@ def test_the_prefix_is_not_part_of_the_text(joined):
     assert not any(made.texts[i].startswith(SOURCES[i][:8]) for i in range(len(SOURCES)))
 
 
-def test_autoregressive(tmp_path, files):
+def test_autoregressive(tmp_path, files, capsys):
     run_training(tmp_path, **files, model__network__system="autoregressive")
     twin = textdiff.load(tmp_path / "model")
     assert twin.system == "autoregressive"
     made = [textdiff.generate(twin, SOURCES, batch_size=size) for size in (1, 64)]
     assert made[0] == made[1]
-    assert len(textdiff.generate(twin, SOURCES[:2], decoding={"name": "beam", "beams": 2})) == 2
+    beam = textdiff.generate(twin, SOURCES[:2], decoding={"name": "beam", "beams": 2})
+    table = write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in SOURCES[:2]])
+    call = ["summarize", str(tmp_path / "model"), str(table), "--decoding"]
+    capsys.readouterr()
+    commands.main([*call, "{name: beam, beams: 2}"])
+    assert capsys.readouterr().out.splitlines() == [" ".join(text.splitlines()) for text in beam]
+    commands.main([*call, "greedy"])
+    assert capsys.readouterr().out.splitlines() == [" ".join(text.splitlines()) for text in made[0][:2]]
 
 
 def test_pipeline(model, free):
@@ -255,6 +312,97 @@ def test_rows_of_a_table_are_read_as_texts(trained, unconditional, tmp_path, cap
     assert capsys.readouterr().out.splitlines() == made
     commands.main(["generate", str(unconditional / "model"), str(file), "--steps", "2"])
     assert capsys.readouterr().out.startswith("Rain in Ashbury.")
+
+
+def test_the_column_of_a_table_can_be_named(trained, unconditional, tmp_path, capsys):
+    rows = [
+        {"body": "Rain in Ashbury.", "noisy": "Rain ___ falls."},
+        {"body": "Snow.", "noisy": "A ___."},
+    ]
+    table, steps = str(write_rows(tmp_path / "rows.jsonl", rows)), ["--steps", "2"]
+    commands.main(["generate", str(trained / "model"), table, "--text_column", "body", *steps])
+    wanted = textdiff.generate(trained / "model", [row["body"] for row in rows], steps=2)
+    assert capsys.readouterr().out.splitlines() == wanted
+    texts = [row["noisy"] for row in rows]
+    for command, write in (("denoise", textdiff.denoise), ("infill", textdiff.infill)):
+        commands.main([command, str(unconditional / "model"), table, "--text_column", "noisy", *steps])
+        wanted = [" ".join(text.splitlines()) for text in write(unconditional / "model", texts, steps=2)]
+        assert capsys.readouterr().out.splitlines() == wanted
+    both = ["--text_column", "noisy", "--sources", table, "--source_column", "body", *steps]
+    commands.main(["denoise", str(trained / "model"), table, *both])
+    wanted = textdiff.denoise(trained / "model", texts, [row["body"] for row in rows], steps=2)
+    assert capsys.readouterr().out.splitlines() == [" ".join(text.splitlines()) for text in wanted]
+
+
+def test_json_lines_on_standard_input_are_rows_for_all_commands(trained, monkeypatch, capsys):
+    stdin(monkeypatch, b'{"source": "Rain.", "target": "x"}\n')
+    commands.main(["generate", str(trained / "model"), "-", "--steps", "2"])
+    assert capsys.readouterr().out.splitlines() == textdiff.generate(
+        trained / "model", ["Rain."], steps=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "options", "message"),
+    [
+        (
+            "generate",
+            '{"body": "a"}',
+            [],
+            r"row 1: no known column among \['body'\]; name it by --text_col",
+        ),
+        (
+            "generate",
+            '{"body": "a"}',
+            ["--text_column", "text"],
+            r"no column 'text' among .*; name another",
+        ),
+        ("generate", "", [], "a.jsonl holds no rows"),
+        ("infill", "", [], "a.jsonl holds no rows"),
+        ("denoise", '{"body": "a"}', [], r"row 1: no known column .*; name it by --text_column"),
+        (
+            "denoise",
+            '{"source": "a", "target": "b"}',
+            [],
+            "'source' or 'target'. name .* by --text_column",
+        ),
+        ("infill", '{"text": "a", "summary": "b"}', [], "'text' or 'summary'. name .* by --text_column"),
+        (
+            "denoise",
+            '{"target": "b"}',
+            ["--text_column", "target", "--sources", "FILE"],
+            r"no known column among \['target'\]; name it by --source_column",
+        ),
+        ("denoise", '{"text": "b"}', ["--source_column", "text"], "--source_column is for --sources"),
+    ],
+)
+def test_columns_that_could_be_wrong_are_refused(trained, tmp_path, command, content, options, message):
+    file = tmp_path / "a.jsonl"
+    file.write_text(content)
+    options = [str(file) if word == "FILE" else word for word in options]
+    with pytest.raises(SystemExit, match=message) as stop:
+        commands.main([command, str(trained / "model"), str(file), *options])
+    assert "\n" not in str(stop.value)
+
+
+def test_columns_of_plain_text_are_refused(trained, tmp_path, monkeypatch):
+    """In place of doing nothing; beside a table the column is the table's."""
+    (tmp_path / "a.txt").write_text("Rain.")
+    write_rows(tmp_path / "b.jsonl", [{"body": "Snow."}])
+    model, text, table = (
+        str(path) for path in (trained / "model", tmp_path / "a.txt", tmp_path / "b.jsonl")
+    )
+    for command in ("summarize", "generate", "denoise"):
+        with pytest.raises(
+            SystemExit, match=r"a.txt: plain text has no columns; leave out --text_column"
+        ):
+            commands.main([command, model, text, "--text_column", "body"])
+    stdin(monkeypatch, b"Rain.")
+    with pytest.raises(SystemExit, match=r"-: plain text has no columns; leave out --text_column"):
+        commands.main(["summarize", model, "-", "--text_column", "body"])
+    with pytest.raises(SystemExit, match="--text_column is for a FILE"):
+        commands.main(["generate", model, "--text_column", "body"])
+    commands.main(["summarize", model, text, table, "--text_column", "body", "--steps", "2"])
 
 
 @pytest.mark.parametrize("options", [{"length": 9}, {"gap": "___", "gap_length": 4}])
@@ -348,6 +496,25 @@ def test_summarize_reads_documents_rows_and_standard_input(trained, tmp_path, ca
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_samplers_and_decoders_by_mapping(trained, tmp_path, capsys):
+    """As README writes them, and as in a configuration."""
+    table = write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in SOURCES])
+    call = ["generate", str(trained / "model"), str(table), "--steps", "4"]
+    for sampler in ({"name": "renoise", "tau": 0.3}, {"name": "renoise", "tau": 0.9}, "renoise"):
+        wanted = textdiff.generate(trained / "model", SOURCES, steps=4, sampler=sampler)
+        commands.main([*call, "--sampler", str(sampler).replace("'", "")])
+        assert capsys.readouterr().out.splitlines() == [" ".join(text.splitlines()) for text in wanted]
+    wanted = textdiff.generate(trained / "model", SOURCES, steps=4, decoder={"name": "top_k", "k": 1})
+    commands.main([*call, "--decoder", "{name: top_k, k: 1}"])
+    assert capsys.readouterr().out.splitlines() == [" ".join(text.splitlines()) for text in wanted]
+
+
+def test_numbers_of_a_mapping_are_those_of_a_configuration():
+    """YAML 1.1 itself takes 1e-3 for a text."""
+    assert commands.spec("{name: ode, tolerance: 1e-3}") == {"name": "ode", "tolerance": 0.001}
+    assert commands.spec("top_k") == "top_k"
+
+
 def test_the_column_is_that_of_training(trained, tmp_path, capsys):
     """Where a table also says where its documents come from."""
     rows = [
@@ -413,10 +580,10 @@ def test_texts_from_nothing_go_on_where_the_first_end(free):
     ("name", "content", "options", "message"),
     [
         ("a.txt", " \n", [], "a.txt holds no text"),
-        ("a.jsonl", '{"text": ""}\n', [], "a.jsonl, row 1: an empty document"),
-        ("a.jsonl", '{"body": "b"}\n', [], "a.jsonl, row 1: no column 'source' among"),
+        ("a.jsonl", '{"text": ""}\n', [], "a.jsonl, row 1: empty; remove it or"),
+        ("a.jsonl", '{"body": "b"}\n', [], "a.jsonl, row 1: no known column among"),
         ("a.jsonl", '{"text": "b"}\n', ["--text_column", "c"], "row 1: no column 'c' among"),
-        ("a.csv", "text\n", [], "no documents"),
+        ("a.csv", "text\n", [], "a.csv holds no rows"),
     ],
 )
 def test_documents_that_cannot_be_summarized(trained, tmp_path, name, content, options, message):

@@ -1,12 +1,15 @@
 """What users get wrong ends in one line that says what, where and what to do; nothing is lost."""
 
 import copy
+import json
 import pickle
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from conftest import run_training
@@ -15,7 +18,10 @@ from safetensors.torch import load_file, save_file
 
 import textdiff
 from textdiff import commands, storage
+from textdiff.control import Contain, SequenceClassifier
 from textdiff.data import TextData
+from textdiff.pretrained import read_network
+from textdiff.tokenizer import Tokenizer
 
 SOURCE = "Ashbury beat Norwick 34 to 12 in the final. The final was held in Tamford."
 
@@ -128,6 +134,12 @@ def test_other_files(tmp_path):
         ("depth must be at least 1, not 0", {"model__network__depth": 0}),
         ("self_conditioning must be between 0 and 1, not 7", {"model__network__self_conditioning": 7}),
         ("dropout must be between 0 and 1, not -0.1", {"model__network__dropout": -0.1}),
+        ("validation_examples must be at least 0, not -1$", {"model__validation_examples": -1}),
+        ("report.examples must be at least 0, not -1$", {"report__examples": -1}),
+        ("report.show must be at least 0, not -2$", {"report__show": -2}),
+        ("max_train_examples=-1: give at least 1", {"data__max_train_examples": -1}),
+        ("length_weight must be at least 0, not -1", {"model__network__length_weight": -1}),
+        ("length_weight must be at least 0, not nan", {"model__network__length_weight": ".nan"}),
         ("ema_decay must be .* below 1, not 2.0", {"model__ema_decay": 2.0}),
         ("max_steps or max_epochs is 0: nothing would", {"trainer__max_steps": 0}),
         ("val_check_interval is 0: .*limit_val_batches 0", {"trainer__val_check_interval": 0}),
@@ -184,6 +196,17 @@ def test_unknown_config(tmp_path):
         ("sources and prompts are texts, not None", {"sources": ["a", None]}),
         ("dtype 'int8': choose one of float32", {"sources": ["a"], "dtype": "int8"}),
         ("utility 'rouge' is unknown", {"sources": ["a"], "candidates": 2, "utility": "rouge"}),
+        ("utility 'rouge' is unknown", {"sources": ["a"], "utility": "rouge"}),
+        ("utility chooses among candidates: give candidates=2", {"sources": ["a"], "utility": "bleu"}),
+        ("candidates must be a whole number, not None", {"candidates": None}),
+        ("batch_size must be a whole number, not None", {"batch_size": None}),
+        ("a list of texts, not dict", {"sources": {"a": "the text"}}),
+        ("a list of texts, not DataFrame", {"sources": pandas.DataFrame({"text": ["a"]})}),
+        ("a list of texts, not int", {"sources": 5}),
+        ("a list of texts, not ndarray", {"sources": np.array("a")}),
+        ("seed must be between .* not np.float64", {"sources": ["a"], "seed": np.float64(2)}),
+        ("controls: give a list", {"controls": 5}),
+        ("controls: give a list", {"controls": (one for one in [Contain("a")])}),
         ("'ddpm'.*ancestral", {"sources": ["a"], "sampler": "ddpm"}),
         ("'topk'.*top_k", {"sources": ["a"], "decoder": "topk"}),
         ("temperature must be finite and above 0", {"sources": ["a"], "temperature": 0}),
@@ -208,6 +231,13 @@ def test_requests(model, match, options):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_an_unknown_utility_costs_no_text(model, monkeypatch, candidates):
+    monkeypatch.setattr(model, "write", lambda _: pytest.fail("written in vain"))
+    with pytest.raises(ValueError, match="utility 'meteor' is unknown; choose one of rougeL, bleu"):
+        textdiff.generate(model, ["a"], candidates=candidates, utility="meteor")
+
+
 def test_saved_options(model):
     """Of a config.json that somebody has edited."""
     changed = copy.copy(model)
@@ -215,6 +245,8 @@ def test_saved_options(model):
     with pytest.raises(ValueError, match="guidance_scale must be a finite number"):
         textdiff.generate(changed, ["a"])
     assert textdiff.generate(changed, ["a"], guidance_scale=2, seed=1)
+    changed.config = replace(model.config, generation=model.config.generation | {"sampler": None})
+    assert textdiff.generate(changed, ["a"], seed=1) == textdiff.generate(model, ["a"], seed=1)
 
 
 def test_sources_for_a_model_without(unconditional):
@@ -245,7 +277,7 @@ def test_command_line(trained, tmp_path):
         table.write_bytes(row)
         for command in ("summarize", "generate"):
             refused(
-                rf"n.jsonl, row 1: no column .* among \['{kind}'\]",
+                rf"n.jsonl, row 1: no known column among \['{kind}'\]",
                 commands.main,
                 [command, model, str(table)],
             )
@@ -257,6 +289,76 @@ def test_command_line(trained, tmp_path):
     refused("give a FILE with one source per line", commands.main, ["generate", model])
     refused("no model at 'no/such'", commands.main, ["generate", "no/such", str(file)])
     refused("is not a textdiff model directory: config.json", commands.main, ["generate", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("match", "options"),
+    [
+        (
+            r"--sampler: .*'\{name: renoise, tau: 0.3' is no YAML",
+            ["--sampler", "{name: renoise, tau: 0.3"],
+        ),
+        (r"--decoding: .* is no YAML", ["--decoding", "{name: beam, beams: 2}}"]),
+        (r"--decoder: .*: no name in", ["--decoder", "{k: 3}"]),
+        (r"--sampler: .*: no name in", ["--sampler", "{name: [renoise]}"]),
+        ("'tau:0.3'", ["--sampler", "{name: renoise, tau:0.3}"]),
+        ("argument --steps: invalid int value: 'x'; see textdiff generate --help", ["--steps", "x"]),
+        ("unrecognized arguments: --stepz", ["--stepz", "3"]),
+        (
+            "--control_weight is for --must_contain, --must_avoid .*: leave it out",
+            ["--control_weight", "2"],
+        ),
+        ("--control_weight is for ", ["--control_weight", "1", "--min_length", "3"]),
+    ],
+)
+def test_options_of_commands(trained, tmp_path, match, options):
+    file = tmp_path / "a.txt"
+    file.write_text("Rain.\n")
+    refused(match, commands.main, ["generate", str(trained / "model"), str(file), *options])
+
+
+def test_a_misspelt_local_path_is_not_asked_of_the_hub(trained, tmp_path, monkeypatch):
+    def asked(*args, **options):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
+    monkeypatch.chdir(trained)
+    for name in (f"{trained}/modle", "checkpoints/modle", str(trained / "model" / "config.json")):
+        with pytest.raises(ValueError, match=f"no model at '{name}': no such directory in "):
+            textdiff.load(name)
+    with pytest.raises(
+        ValueError, match="no model at 'owner/name': not a local directory, and the hub says"
+    ):
+        textdiff.load("owner/name")
+
+
+CODE = """
+from pathlib import Path
+Path({trapped!r}).touch()
+"""
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda path: SequenceClassifier(path, "good"),
+        Tokenizer.load,
+        lambda path: read_network(path, None),
+    ],
+)
+def test_code_beside_weights_is_never_run(tmp_path, monkeypatch, load):
+    """Nor is anybody asked on standard input, where a pipe could say yes."""
+    own = {"AutoConfig": "code.Config", "AutoTokenizer": ["code.Config", None]}
+    own |= dict.fromkeys(("AutoModelForMaskedLM", "AutoModelForSequenceClassification"), "code.Config")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": own}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": own}))
+    (tmp_path / "code.py").write_text(CODE.format(trapped=str(tmp_path / "trapped")))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *args: asked.append(args) or "y")
+    with pytest.raises(ValueError) as error:
+        load(str(tmp_path))
+    assert "\n" not in str(error.value) and "custom code" in str(error.value)
+    assert not asked and not (tmp_path / "trapped").exists()
 
 
 class Trap:

@@ -75,6 +75,15 @@ def test_named_configs_and_subcommands():
         cli.complete(["--config", "e3e"])
 
 
+@pytest.mark.parametrize(
+    "name", ["/nowhere/e2e.yaml", "experimnts/summarization.yml", "e2e.yml", "./e2e"]
+)
+def test_a_path_without_a_file_is_no_name(name):
+    """Else a misspelt folder would train the configuration of the package."""
+    with pytest.raises(ValueError, match=f"no configuration {name!r}; a file, or one of: "):
+        cli.find_config(name)
+
+
 def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
     (tmp_path / "e2e").write_text("seed_everything: 1")
     monkeypatch.chdir(tmp_path)

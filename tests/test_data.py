@@ -537,6 +537,12 @@ def test_bad_files_are_one_clear_line(tmp_path, name):
         ({"train_file": "no-such.jsonl"}, "no such file: no-such.jsonl"),
         ({"dataset_name": "no/such/data"}, "cannot load data set 'no/such/data'"),
         ({"train_file": "a.jsonl", "batch_size": 0}, "batch_size=0: give at least 1"),
+        ({"train_file": "a.jsonl", "max_train_examples": -1}, "max_train_examples=-1: give at least 1"),
+        (
+            {"train_file": "a.jsonl", "max_validation_examples": 0},
+            "max_validation_examples=0: give at",
+        ),
+        ({"test_file": "a.jsonl", "max_test_examples": 0}, "max_test_examples=0: give at least 1"),
         ({"train_file": "a.jsonl", "max_target_length": 1}, "max_target_length=1: give at least 2"),
         ({"train_file": "a.jsonl", "conditioning": "both"}, "choose cross or prefix"),
         ({"test_file": "GOOD"}, "no train data: give train_file"),

@@ -2,12 +2,14 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import write_rows
+from test_metrics import FOREIGN
 
-from textdiff import load
+from textdiff import evaluation, load, report
 from textdiff.commands import main
 from textdiff.corpus import rows
 from textdiff.evaluation import likelihood, open_data
@@ -29,7 +31,8 @@ def test_bounds_of_an_untrained_summarizer_are_near_the_unigrams(trained, held, 
     model = load(trained / "model", "cpu")
     # the terms of the ELBO are too unlike for few of them: 9 bits of all 50, 3 to 19 of four
     some = 50 if bound == "diffusion" else 4
-    found = likelihood(model, open_data(model, str(held)), bound=bound, steps=50, evaluations=some)
+    steps = {"steps": 50} if bound == "diffusion" else {}
+    found = likelihood(model, open_data(model, str(held)), bound=bound, evaluations=some, **steps)
     assert found["kind"] == f"bound: {bound}" and found["texts"] == 12
     assert sum(found["parts"].values()) == pytest.approx(found["bits_per_token"])
     assert 4 < found["bits_per_token"] < 40
@@ -84,7 +87,8 @@ def test_rouge_on_the_command_line(trained, held, capsys):
         (["--bound", "best"], "unknown bound 'best'"),
         (["--decoding", "beam"], "--decoding is for --metric rouge, not nll"),
         (["--metric", "rouge", "--bound", "ode"], "--bound is for --metric nll, not rouge"),
-        (["--evaluations", "0"], "must be at least 1, not 1000 and 0"),
+        (["--evaluations", "0"], "evaluations must be at least 1, not 0"),
+        (["--steps", "50"], "steps is for bound diffusion, not order: leave it out"),
         (["--bound", "diffusion", "--evaluations", "1"], "at least 2: one is for the reconstruction"),
         (["--bound", "diffusion", "--steps", "-2"], "must be at least 1, not -2"),
         (["--text_column", "nothing"], "no columns"),
@@ -93,6 +97,29 @@ def test_rouge_on_the_command_line(trained, held, capsys):
 def test_mistakes_end_in_one_line(trained, held, args, message):
     with pytest.raises(SystemExit, match=message):
         main(["evaluate", str(trained / "model"), str(held), *args])
+
+
+@pytest.mark.parametrize("language", [*FOREIGN, "English", "French"])
+def test_a_text_that_is_its_reference_scores_100_in_any_script(
+    trained, tmp_path, capsys, monkeypatch, language
+):
+    """On file and after training; the tokenizer is told where it is not the usual one."""
+    latin = {"English": "A cat sat on the mat.", "French": "Où est-il allé à l'été?"}
+    text = (latin | FOREIGN)[language]
+    file = write_rows(tmp_path / "held.jsonl", [{"source": text, "target": text}] * 3)
+    made = SimpleNamespace(texts=[text] * 3, nfe=4)
+    for module in (evaluation, report):
+        monkeypatch.setattr(module, "generate_texts", lambda *_, **__: made)
+    model = load(trained / "model", "cpu")
+    data = open_data(model, str(file))
+    rows = [evaluation.written(model, data), report.evaluate(model, data, 3, 0)]
+    said = capsys.readouterr().out
+    assert "3 examples, 4 steps" in said and ("tokenizer unicode\n" in said) == (language in FOREIGN)
+    rows.append(rows[1]["lead1"])
+    assert [row["rougeL"] for row in rows] == pytest.approx([100] * 3)
+    assert [row["bleu"] > 99 for row in rows] == [language != "Thai"] * 3, "one word has no 4-grams"
+    told = {"tokenizer": "unicode"} if language in FOREIGN else {}
+    assert all({key: row[key] for key in row if key == "tokenizer"} == told for row in rows[:2])
 
 
 def test_a_missing_file_is_named(trained):
@@ -115,12 +142,51 @@ def test_processes_on_tokens_have_no_density(bound):
         model.nats(batch_of(model), 0, bound=bound)
 
 
+@pytest.mark.parametrize(
+    ("bound", "counts", "message"),
+    [
+        ("order", {"steps": 9}, "steps is for bound diffusion, not order"),
+        ("ode", {"steps": 9, "evaluations": 2}, "steps is for bound diffusion, not ode"),
+        (
+            "ode_exact",
+            {"evaluations": 2},
+            "evaluations is for bound order or diffusion or ode, not ode_",
+        ),
+    ],
+)
+def test_counts_that_a_bound_does_not_take_are_refused(bound, counts, message):
+    from test_blocks import make_model
+
+    model = make_model(embedding_width=2)
+    with pytest.raises(ValueError, match=message):
+        model.nats(batch_of(model), 0, bound=bound, **counts)
+
+
+@pytest.mark.parametrize(
+    ("bound", "counts"),
+    [
+        ("order", {"evaluations": 64}),
+        ("diffusion", {"steps": 1000, "evaluations": 64}),
+        ("ode", {"evaluations": 64}),
+    ],
+)
+def test_the_counts_of_a_bound_that_is_given_none(bound, counts):
+    from test_blocks import make_model
+
+    model = make_model(embedding_width=2)
+    usual, told = (model.nats(batch_of(model), 3, bound=bound, **some) for some in ({}, counts))
+    assert all(torch.equal(usual.parts[name], nats) for name, nats in told.parts.items())
+    other = {name: count - 1 for name, count in counts.items()}
+    found = model.nats(batch_of(model), 3, bound=bound, **other)
+    assert any(not torch.equal(found.parts[name], nats) for name, nats in told.parts.items())
+
+
 def test_a_density_without_chance_is_near_that_of_eight_directions():
     from test_blocks import make_model
 
     model = make_model(embedding_width=2)
     some, exact = (
-        float(model.nats(batch_of(model), 1, bound=bound, evaluations=8).parts["ode"])
-        for bound in ("ode", "ode_exact")
+        float(model.nats(batch_of(model), 1, bound=bound, **counts).parts["ode"])
+        for bound, counts in (("ode", {"evaluations": 8}), ("ode_exact", {}))
     )
     assert some != exact and some == pytest.approx(exact, abs=0.1)

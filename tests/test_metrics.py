@@ -86,6 +86,22 @@ def test_other_scripts_need_the_option(language):
     assert (report["rouge1"], report["length_ratio"], report["empty_rate"]) == (100, 1, 0)
 
 
+@pytest.mark.parametrize("language", FOREIGN)
+def test_the_tokenizer_of_other_scripts_is_found(language):
+    """A text that is its reference scores 100, with a name and a number of English in it, too."""
+    text = FOREIGN[language]
+    tokenizer = metrics.tokenizer_for([text, [text, f"{text} {text} IBM"]])
+    assert only(text, text, tokenizer=tokenizer)["rouge1"] == 100
+    assert metrics.tokenizer_for([f"{text} in a text of many more words of English"]) == "default"
+
+
+@pytest.mark.parametrize(
+    "text", ["À l'été où il a été à Nîmes", "Ở đâu cũng có người ấy", "Où? À 3", "źdźbło ją ĄĘ", "", "?!"]
+)
+def test_latin_script_keeps_the_default_tokenizer(text):
+    assert metrics.tokenizer_for([text]) == metrics.tokenizer_for([[text]]) == "default"
+
+
 def test_unicode_words_by_hand():
     assert metrics.words("Été, ÉTÉ! e\u0301te\u0301 Straße_2") == ["été", "été", "été", "strasse", "2"]
     assert metrics.words("我有2只猫 и кот") == ["我", "有", "2", "只", "猫", "и", "кот"]

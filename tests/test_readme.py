@@ -15,6 +15,8 @@ from test_pretrained import write_network
 
 from textdiff import cli
 from textdiff.commands import main
+from textdiff.objective import OBJECTIVES
+from textdiff.times import TIMES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -134,6 +136,19 @@ def test_files_named_exist() -> None:
         for config in re.findall(r"\w+", name):
             known = (ROOT / "configs" / f"{config}.yaml").exists()
             assert known or any((ROOT / "textdiff").glob(f"**/{config}*")) or config == "py", config
+
+
+def test_every_module_is_in_the_table() -> None:
+    rows = re.findall(r"^\| (`\w+[./].*?) \|", README, flags=re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", row)}
+    files = {path.relative_to(ROOT / "textdiff").parts[0] for path in (ROOT / "textdiff").rglob("*.py")}
+    assert {name.removesuffix(".py") for name in files} - {"__init__"} == named
+
+
+def test_options_of_training_that_are_named_exist() -> None:
+    for name, known in (("objective", OBJECTIVES), ("times", TIMES)):
+        (line,) = [line for line in README.splitlines() if f"`--model.network.{name}`" in line]
+        assert set(known) <= set(re.findall(r"`(\w+)`", line)), name
 
 
 def test_ci_installs_as_readme_says() -> None:

@@ -1,6 +1,7 @@
 """Orders of convergence, agreement with `diffusers`, and what each solver refuses."""
 
 import math
+import sys
 from functools import cache
 from itertools import pairwise
 from types import SimpleNamespace
@@ -228,6 +229,13 @@ def test_impossible_settings_are_refused(spec, message):
 def test_processes_on_tokens_have_no_equation(process, sampler):
     with pytest.raises(ValueError, match="ancestral or confidence"):
         check_sampler(process, SAMPLERS[sampler](), count=2)
+
+
+def test_the_library_of_ode_is_named_where_it_is_missing(monkeypatch):
+    """By its own name: this package is installed from a checkout, not from an index."""
+    monkeypatch.setitem(sys.modules, "torchode", None)
+    with pytest.raises(ValueError, match=r"^ode: install torchode, by pip install torchode$"):
+        check_sampler("embedding", SAMPLERS["ode"](20), count=2)
 
 
 def test_too_few_evaluations_for_a_tolerance():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,11 @@ from math import isfinite
 import lightning as L
 import pytest
 import torch
-from conftest import TINY, flags, run_training
+from conftest import TINY, flags, run_training, write_rows
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
-from textdiff import hardware, load
+from textdiff import cli, hardware, load
 from textdiff.data import TextData
 from textdiff.optimizer import linear_decay
 from textdiff.train import Training
@@ -368,6 +369,20 @@ def test_logs(tmp_path, files):
     assert {"rouge1", "rouge2", "rougeL", "bleu", "lead1", "seconds", "train_seconds"} <= scores.keys()
 
 
+def test_scores_of_another_script_while_training(tmp_path, monkeypatch):
+    """Texts that are their references score 100 at every validation."""
+    words = "кошка собака сидела бежала дома там тихо рано".split()
+    texts = [" ".join(words[i % 8 :] + words[: i % 8]) for i in range(40)]
+    rows = [{"source": text, "target": text} for text in texts]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    monkeypatch.setattr(Training, "write", lambda _, examples: [one.target for one in examples])
+    options = {"data__train_file": file, "data__validation_file": file, "model__validation_examples": 3}
+    run_training(tmp_path / "run", **options)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("val_rougeL")]
+    assert rows and all(float(row[name]) > 99.9 for row in rows for name in ("val_rougeL", "val_bleu"))
+
+
 def test_fine_tuning_starts_from_the_model(tmp_path, files, trained):
     """With a learning rate of 0 the model that comes out is the one that went in."""
     start = trained / "model"
@@ -379,6 +394,51 @@ def test_fine_tuning_starts_from_the_model(tmp_path, files, trained):
     assert all(torch.equal(before[name], after[name]) for name in learned)
     for name in ("config.json", "tokenizer.json"):
         assert (start / name).read_text() == (tmp_path / "model" / name).read_text()
+
+
+def last_loss(folder):
+    """`val_loss` of the last validation of a run."""
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]][-1]
+
+
+def test_the_prefix_of_sources_stays_that_of_the_model(tmp_path, files, capsys):
+    """In fine-tuning and in validation, unless another one is given, an empty one too."""
+    first, steps = tmp_path / "first", {"trainer__max_steps": 1}
+    run_training(first, **files, data__source_prefix="say: ")
+    start, last = first / "model", str(first / "checkpoints" / "last.ckpt")
+    for i, (prefix, wanted) in enumerate([({}, "say: "), ({"data__source_prefix": ""}, "")]):
+        run_training(tmp_path / f"{i}", **files, **steps, **prefix, model__init_from=start)
+        assert load(tmp_path / f"{i}" / "model", "cpu").config.source_prefix == wanted
+    capsys.readouterr()
+    run_training(tmp_path, "validate", **files, model__init_from=start)
+    run_training(tmp_path, "validate", "--ckpt_path", last, **files)
+    losses = [float(x) for x in re.findall(r"val_loss\s+│\s+([\d.]+)", capsys.readouterr().out)]
+    assert losses == pytest.approx([last_loss(first)] * 2, rel=1e-5)
+    run_training(first, "--ckpt_path", last, **files, trainer__max_steps=5)
+    with pytest.raises(SystemExit, match=r"source_prefix was 'say: ' .* and is now ''"):
+        run_training(first, "--ckpt_path", last, **files, data__source_prefix="")
+
+
+def test_flags_of_the_network_that_fine_tuning_ignores_are_named(tmp_path, files, trained, monkeypatch):
+    """Once; not those that are as in the model, nor what nobody gave."""
+    said = []
+    monkeypatch.setattr(cli, "rank_zero_info", said.append)
+    config = tmp_path / "x.yaml"
+    config.write_text("model: {network: {dropout: 0.1, process: {name: embedding}}}")
+    flags = {
+        "model__network__width": 64,
+        "model__network__depth": 1,
+        "model__init_from": trained / "model",
+    }
+    run_training(tmp_path, "--config", str(config), **files, **flags, trainer__max_steps=1)
+    assert said == [
+        f"model.init_from: the network is that of {trained / 'model'}; ignored: "
+        "width 64 (it has 32), dropout 0.1 (it has 0.0)"
+    ]
+    said.clear()
+    run_training(tmp_path, **files, model__init_from=trained / "model", trainer__max_steps=1)
+    assert not said
 
 
 def test_fine_tuning_counts_lengths_anew(tmp_path, files, trained):

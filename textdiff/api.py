@@ -60,10 +60,13 @@ def generate(
         sources: texts to summarize or rewrite.
         return_dict: give a `Generation` (texts, ids, candidates, NFE, seconds; with `trajectory=True`
             also the text after every step), not a list.
-        options: `prompt`, `num_samples`, `length`, `candidates`, `utility`, `seed`, `batch_size`,
-            `dtype`, `trajectory`, `progress` (a bar; off unless asked for), `gap` of `generate_texts`;
-            `steps`, `sampler`, `decoder`, `temperature`, `guidance_scale`, `length_quantile`, `given`
-            (conditional, replace, repaint) of diffusion models; `decoding` of autoregressive ones.
+        options: all that `textdiff.generation.generate_texts` takes, where they are explained: `prompt`,
+            `num_samples`, `length` (tokens), `candidates`, `utility`, `seed`, `batch_size`, `dtype`,
+            `trajectory`, `progress` (a bar; off unless asked for), `gap`, `gap_length` (tokens); of
+            diffusion models `steps`, `sampler`, `decoder`, `temperature`, `guidance_scale`,
+            `length_quantile`, `block_length` (tokens written at a time), `given` (conditional, replace,
+            repaint), `noise` (share of wrong tokens, 0 to 1; see `denoise`), `controls` (a list of
+            `textdiff.control`'s); of autoregressive ones `decoding`.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
@@ -95,7 +98,8 @@ def infill(
         gap: what stands for missing words, between words.
         return_dict: give a `Generation`, not a list of texts.
         options: `gap_length` (tokens for every gap, else what the predicted length of the text leaves)
-            or `length` (tokens of every text, EOS included); and those of `generate`.
+            or `length` (tokens of every text, EOS included), `controls` (a list of `textdiff.control`'s);
+            and those of `generate` but `block_length`.
 
     Raises:
         ValueError: a text without a gap, one inside a word, or what `generate` refuses.
@@ -124,8 +128,8 @@ def denoise(
         texts: texts with mistakes. sources: one for every text, for models trained with them.
         noise: share of tokens that are wrong, 0 to 1: the more, the more is changed.
         return_dict: give a `Generation`, not a list of texts.
-        options: those of `generate`; the decoder is `greedy` here: with drawn tokens, `softmax` among
-            them, right words are changed as well.
+        options: those of `generate`, `controls` among them, but no lengths; the decoder is `greedy` here:
+            with drawn tokens, `softmax` among them, right words are changed as well.
 
     Raises:
         ValueError: a text longer than the model, a share that is none, or what `generate` refuses.

@@ -13,7 +13,8 @@ import logging
 import sys
 import warnings
 from argparse import ArgumentError
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from textdiff.checkpoint import Best, Checkpoint, Keep, Trainer, check_checkpoint
@@ -96,7 +97,7 @@ class CLI(LightningCLI):
             adopt(config.data, Config(**{name: saved[name] for name in known}))
 
     def before_instantiate_classes(self) -> None:
-        """A model to start from brings its tokenizer and lengths; precision is the fast one."""
+        """A model to start from brings its network, tokenizer and lengths; precision is the fast one."""
         config = self.config[self.subcommand]
         if config.trainer.precision is None:
             fast = fast_dtype(training_device(config.trainer.accelerator))
@@ -104,7 +105,12 @@ class CLI(LightningCLI):
         start, backbone = config.model.init_from, config.model.network.backbone
         if start:
             folder = find_folder(start)
-            adopt(config.data, read_config(folder))
+            found = read_config(folder)
+            adopt(config.data, found)
+            if lost := ignored(config.model.network.as_dict(), found, self.typed):
+                rank_zero_info(
+                    f"model.init_from: the network is that of {start}; ignored: {', '.join(lost)}"
+                )
             config.data.tokenizer = config.data.tokenizer or str(folder)
         elif backbone is not None and config.data.tokenizer is None:
             config.data.tokenizer = named(backbone).get("name")
@@ -159,11 +165,30 @@ class CLI(LightningCLI):
 
 
 def adopt(data: Any, model: Config) -> None:
-    """Give the lengths that the data settings leave open as a model has them."""
-    longest = {"source": model.max_source_length, "target": model.max_length - model.prefix_length}
-    for side, tokens in longest.items():
-        if data[f"max_{side}_length"] is None:
-            data[f"max_{side}_length"] = tokens
+    """Give the lengths and the source prefix that the data settings leave open as a model has them."""
+    known = {"source_prefix": model.source_prefix, "max_source_length": model.max_source_length}
+    known["max_target_length"] = model.max_length - model.prefix_length
+    for name, value in known.items():
+        if data[name] is None:
+            data[name] = value
+
+
+def ignored(network: dict[str, Any], model: Config, typed: Sequence[str]) -> list[str]:
+    """What was given of a network, by flag or in a file, but is otherwise in the model to start from."""
+
+    def full(value: Any) -> Any:
+        return named(value) if isinstance(value, str) else value
+
+    flags = {arg.removeprefix("--model.network.").partition("=")[0].partition(".")[0] for arg in typed}
+    usual, own = asdict(Config()), asdict(model)
+    own["system"] = network["system"]  # another one is refused, not ignored
+    if own["backbone"] is not None:
+        own["backbone"] = {k: v for k, v in named(own["backbone"]).items() if k != "config"}
+    return [
+        f"{name} {value} (it has {own[name]})"
+        for name, value in network.items()
+        if full(value) != full(own[name]) and (name in flags or full(value) != full(usual[name]))
+    ]
 
 
 def training_device(accelerator: str) -> torch.device:
@@ -181,7 +206,7 @@ def has_bar(callbacks: list[L.Callback]) -> bool:
 
 
 def find_config(name: str) -> str:
-    """The file of a configuration given by path or by name.
+    """The file of a configuration given by path or by name, with or without `.yaml`.
 
     Raises:
         ValueError: neither a file nor one of the package's own.
@@ -190,7 +215,7 @@ def find_config(name: str) -> str:
         return name
     folder = next(p for p in (HERE / "configs", HERE.parent / "configs") if p.is_dir())
     known = {path.stem: path for path in folder.glob("*.yaml")}
-    stem = Path(name).stem
+    stem = name.removesuffix(".yaml")  # of a path nothing is taken away: a misspelt one is no name
     if stem not in known:
         raise ValueError(f"no configuration {name!r}; a file, or one of: {', '.join(sorted(known))}")
     return str(known[stem])

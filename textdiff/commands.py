@@ -1,18 +1,16 @@
 """The `textdiff` command."""
 
 import argparse
-import gzip
 import json
 import sys
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from textdiff.api import GAP, REPAIRING, load
+from textdiff.config import Spec
 from textdiff.control import AtLeast, Avoid, Contain, SequenceClassifier
-from textdiff.files import KNOWN, LINES, example_of, read
+from textdiff.documents import read_documents, read_texts
 from textdiff.generation import generate_texts
 from textdiff.model import TextModel
 from textdiff.movie import write_movie
@@ -20,7 +18,6 @@ from textdiff.sampler import SAMPLERS
 
 METRICS = {"nll": ("bound", "evaluations"), "rouge": ("sampler", "decoding", "candidates")}
 PART = 256  # texts that are written before the first of them is shown
-TABLES = ({*LINES} | {".parquet"}) - {".txt"}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -42,9 +39,38 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(130)
 
 
+class Parser(argparse.ArgumentParser):
+    """A user's mistake ends in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(f"textdiff: {message}; see {self.prog} --help")
+
+
+def spec(text: str) -> Spec:
+    """A name, or `{name: renoise, tau: 0.3}`, read as in a configuration.
+
+    Raises:
+        ArgumentTypeError: neither.
+    """
+    from jsonargparse import get_loader  # slow to load
+    from yaml import YAMLError
+
+    try:
+        found = get_loader("yaml")(text)
+    except YAMLError as error:
+        reason = " ".join(str(getattr(error, "problem", error)).split())
+        wanted = "give a name or {name: ..., argument: value}"
+        raise argparse.ArgumentTypeError(f"{text!r} is no YAML ({reason}); {wanted}") from None
+    if not isinstance(found, dict):
+        return text
+    if not isinstance(found.get("name"), str):
+        raise argparse.ArgumentTypeError(f"{text!r}: no name in it: say whose options these are")
+    return found
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    top = argparse.ArgumentParser("textdiff", description="Text diffusion language models.")
+    top = Parser("textdiff", description="Text diffusion language models.")
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("train", help="train a model; see `textdiff train --help`")
     sub = commands.add_parser("summarize", help="summarize documents")
@@ -55,18 +81,23 @@ def parser() -> argparse.ArgumentParser:
         metavar="file",
         help="a document (text), or one a row (.jsonl, .csv, .parquet, ...); - = one on standard input",
     )
-    sub.add_argument("--text_column", help="of the documents; default: source, document, article, ...")
+    add_column(sub)
     add_common(sub)
     sub = commands.add_parser("generate", help="write texts with a trained model")
     sub.add_argument("model", help="model directory or hub id")
     sub.add_argument("file", nargs="?", help="one source (or prompt) per line or row; - = standard input")
+    add_column(sub)
     sub.add_argument("--num_samples", type=int, help="texts to write from nothing")
-    sub.add_argument("--block_length", type=int, help="write that many tokens at a time, to any length")
+    sub.add_argument(
+        "--block_length",
+        type=int,
+        help="write that many tokens at a time, to any --length; else max_length after the prompt",
+    )
     add_common(sub)
     sub = commands.add_parser("denoise", help="repair texts with mistakes")
     sub.add_argument("model", help="model directory or hub id")
-    sub.add_argument("file", help="one text per line; - = standard input")
-    sub.add_argument("--sources", help="file of one source per line, for models trained with them")
+    sub.add_argument("file", help="one text per line or row; - = standard input")
+    add_column(sub, sources=True)
     sub.add_argument("--noise", type=float, default=0.15, help="share of tokens that are wrong")
     add_common(sub)
     sub = commands.add_parser("evaluate", help="likelihood or ROUGE of a model on a file")
@@ -83,15 +114,15 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--steps", type=int, help="of the bound `diffusion`, or of a written text")
     sub.add_argument("--evaluations", type=int, help="terms of the bound, a text")
-    sub.add_argument("--sampler", help=f"of written texts: {', '.join(SAMPLERS)}")
-    sub.add_argument("--decoding", help="of written texts, autoregressive models: greedy, beam, sample")
+    sub.add_argument("--sampler", type=spec, help=f"of written texts: {', '.join(SAMPLERS)}")
+    sub.add_argument("--decoding", type=spec, help="of autoregressive models: greedy, beam, sample")
     sub.add_argument("--candidates", type=int, help="of written texts: the one of least Bayes risk")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--device", default="auto")
     sub = commands.add_parser("infill", help="write the missing words of texts")
     sub.add_argument("model", help="model directory or hub id")
-    sub.add_argument("file", help=f"one text per line, with {GAP} for missing words; - = standard input")
-    sub.add_argument("--sources", help="file of one source per line, for models trained with them")
+    sub.add_argument("file", help=f"one text per line or row, {GAP} for missing words; - = stdin")
+    add_column(sub, sources=True)
     sub.add_argument("--gap", default=GAP, help="what stands for missing words")
     sub.add_argument("--gap_length", type=int, help="tokens for every gap; default: as predicted")
     sub.add_argument("--given", help="how words are given: conditional (exact), replace, repaint")
@@ -99,14 +130,23 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_column(sub: argparse.ArgumentParser, sources: bool = False) -> None:
+    """Arguments that name columns of tables, and a file of sources beside that of the texts."""
+    usual = "the only known one" if sources else "source, document, article, ..."
+    sub.add_argument("--text_column", help=f"of a table; default: {usual}")
+    if sources:
+        sub.add_argument("--sources", help="one source per line or row, for models trained with them")
+        sub.add_argument("--source_column", help="of the table of sources")
+
+
 def add_common(sub: argparse.ArgumentParser) -> None:
     """Arguments of all writing."""
     sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
     sub.add_argument("--length_quantile", type=float, help="among predicted lengths; below 0.5 shorter")
     sub.add_argument("--steps", type=int, help="network evaluations of a text")
-    sub.add_argument("--sampler", help=f"one of: {', '.join(SAMPLERS)}")
-    sub.add_argument("--decoder", help="softmax, greedy, sample, top_k, top_p")
-    sub.add_argument("--decoding", help="autoregressive models: greedy, beam, sample")
+    sub.add_argument("--sampler", type=spec, help=f"{', '.join(SAMPLERS)}, {{name: renoise, tau: 0.3}}")
+    sub.add_argument("--decoder", type=spec, help="softmax, greedy, sample, top_p, {name: top_k, k: 5}")
+    sub.add_argument("--decoding", type=spec, help="autoregressive models: greedy, beam, sample")
     sub.add_argument("--temperature", type=float, help="below 1 sharpens")
     sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
     sub.add_argument("--must_contain", nargs="+", metavar="WORD", help="words that must occur")
@@ -117,7 +157,7 @@ def add_common(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--pieces", action="store_true", help="let it have another vocabulary, and read tokens as pieces"
     )
-    sub.add_argument("--control_weight", type=float, default=1.0, help="of words and classifier")
+    sub.add_argument("--control_weight", type=float, help="of words and classifier; default: 1")
     sub.add_argument("--candidates", type=int, help="write several, give the one of least Bayes risk")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--batch_size", type=int)
@@ -136,73 +176,46 @@ def summarize(
 ) -> None:
     """Read documents, write their summaries."""
     loaded = load(model, device)
-    found = [pair for file in files for pair in read_documents(file, text_column)]
-    if not found:
-        raise ValueError(f"{', '.join(files)}: no documents")
-    empty = [name for name, text in found if not text.strip()]
-    if empty:
-        raise ValueError(f"{empty[0]}: an empty document; leave it out")
+    found = read_documents(files, text_column)
     show(loaded, names=[name for name, _ in found], sources=[text for _, text in found], **options)
 
 
-def read_documents(file: str, column: str | None) -> Iterator[tuple[str, str]]:
-    """Names and texts of documents: the rows of a table, or the whole of a text file, on one line."""
-    if is_table(file):
-        rows = read(file)
-    else:
-        text = read_text(file)
-        if file != "-" or not is_json(text.lstrip().partition("\n")[0]):
-            yield file, " ".join(text.split())
-            return
-        rows = json_rows(text)
-    for number, row in enumerate(rows, 1):
-        column = column or column_of(row)
-        where = f"{file}, row {number}"
-        yield where, example_of(row, (None, column), where).target
-
-
-def column_of(row: Any) -> str:
-    """The column of the documents: as in training that of a known pair, else the first known one."""
-    found = {*row} if isinstance(row, dict) else set()
-    sources = [source for source, target in KNOWN if target in found] + [pair[0] for pair in KNOWN]
-    return next((name for name in sources if name in found), sources[0])
-
-
-def is_json(line: str) -> bool:
-    """Whether a line is a row of JSON lines."""
-    try:
-        return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
-        return False
-
-
-def json_rows(text: str) -> Iterator[Any]:
-    """The objects of JSON lines on standard input."""
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            yield from [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise ValueError(f"standard input, line {number}: {error}; the first is JSON") from None
-
-
-def write(model: str, file: str | None = None, device: str = "auto", **options: Any) -> None:
+def write(
+    model: str,
+    file: str | None = None,
+    text_column: str | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> None:
     """Read sources or prompts, write texts."""
+    if file is None and text_column is not None:
+        raise ValueError("--text_column is for a FILE: give one, or leave it out")
     loaded = load(model, device)
     if file is None and "num_samples" not in options and loaded.config.conditioning != "none":
         raise ValueError("give a FILE with one source per line, or - to read standard input")
     if file is not None:
         key = "prompt" if loaded.config.conditioning == "none" else "sources"
-        options[key] = read_texts(file)
+        options[key] = read_texts(file, text_column)
     show(loaded, **options)
 
 
-def fill(model: str, file: str, sources: str | None = None, device: str = "auto", **options: Any) -> None:
+def fill(
+    model: str,
+    file: str,
+    text_column: str | None = None,
+    sources: str | None = None,
+    source_column: str | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> None:
     """Read texts with gaps or mistakes, write whole ones."""
-    options |= {"prompt": read_texts(file)}
+    options |= {"prompt": read_texts(file, text_column, alone=True)}
     if "noise" in options:
         options.setdefault("decoder", REPAIRING)
     if sources is not None:
-        options["sources"] = read_texts(sources)
+        options["sources"] = read_texts(sources, source_column, flag="--source_column")
+    elif source_column is not None:
+        raise ValueError("--source_column is for --sources: give that file, or leave it out")
     show(load(model, device), **options)
 
 
@@ -240,17 +253,22 @@ def show(
     classifier: str | None = None,
     label: str | None = None,
     pieces: bool = False,
-    control_weight: float = 1.0,
+    control_weight: float | None = None,
     **options: Any,
 ) -> None:
     """Write texts, under controls, and print them."""
-    controls = [Contain(word, control_weight) for word in must_contain]
-    controls += [Avoid(word, control_weight) for word in must_avoid]
+    if control_weight is not None and not (must_contain or must_avoid or classifier):
+        raise ValueError(
+            "--control_weight is for --must_contain, --must_avoid and --classifier: leave it out"
+        )
+    weight = 1.0 if control_weight is None else control_weight
+    controls = [Contain(word, weight) for word in must_contain]
+    controls += [Avoid(word, weight) for word in must_avoid]
     controls += [AtLeast(min_length)] if min_length is not None else []
     if (classifier is None) != (label is None):
         raise ValueError("--classifier and --label go together: give both")
     if classifier is not None:
-        controls.append(SequenceClassifier(classifier, label, control_weight, pieces=pieces))
+        controls.append(SequenceClassifier(classifier, label, weight, pieces=pieces))
     elif pieces:
         raise ValueError("--pieces is for --classifier: leave it out")
     options |= {"controls": controls} if controls else {}
@@ -275,46 +293,6 @@ def parts(options: dict[str, Any], whole: bool) -> Iterator[tuple[int, dict[str,
     size = max(PART, options.get("batch_size", 0))
     for first in range(0, max(counts.pop(), 1), size):
         yield first, options | {name: one[first : first + size] for name, one in texts.items()}
-
-
-def is_table(file: str) -> bool:
-    """Whether the name is that of a file of rows."""
-    return Path(file.removesuffix(".gz")).suffix.lower() in TABLES
-
-
-def read_texts(file: str) -> list[str]:
-    """A text a line, or a row of a table.
-
-    Raises:
-        ValueError: an empty line between others: texts that are written must match those that are read.
-    """
-    if is_table(file):
-        rows = list(read_documents(file, None))
-        if empty := [name for name, text in rows if not text.strip()]:
-            raise ValueError(f"{empty[0]}: empty; remove it or give it text")
-        return [text for _, text in rows]
-    lines = [line.strip("\r") for line in read_text(file).split("\n")]
-    while not lines[-1].strip():
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise ValueError(f"{file}, line {number}: empty; remove it or give it text")
-    return lines
-
-
-def read_text(file: str) -> str:
-    """The whole of a UTF-8 file, gzipped or not, or of standard input."""
-    name = "standard input" if file == "-" else file
-    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    try:
-        text = (gzip.decompress(data) if file.endswith(".gz") else data).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 at byte {error.start}; convert it first") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{name}: {error}; not a whole gzip file") from None
-    if not text.strip():
-        raise ValueError(f"{name} holds no text")
-    return text
 
 
 def dump(text: str, candidates: list[str], **more: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 Spec = str | dict[str, Any]
 LEAST = {"width": 1, "depth": 1, "heads": 1, "embedding_width": 1, "encoder_depth": 0, "block_length": 1}
+LEAST |= {"length_weight": 0}
 RATES = ("self_conditioning", "token_noise", "prefix_rate", "given_rate", "block_rate", "source_dropout")
 RATES += ("dropout", "label_smoothing")
 
@@ -101,7 +102,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:  # nan, too
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name in RATES:
             if not 0 <= getattr(self, name) <= 1:

@@ -29,6 +29,7 @@ LENGTH_ROWS = 5_000  # rows that tell how long texts are
 SIDES = ("source", "target")
 LEAST = {"batch_size": 1, "eval_batch_size": 1, "max_source_length": 1, "max_target_length": 2}
 LEAST |= {"shuffle_buffer": 1, "num_workers": 0, "seed": 0}
+LEAST |= {f"max_{split}_examples": 1 for split in ("train", "validation", "test")}
 
 
 class TextData(LightningDataModule):
@@ -45,7 +46,7 @@ class TextData(LightningDataModule):
         dataset_config: configuration of the hub data set
         text_column: source column; given alone: unconditional text; guessed if absent
         summary_column: target column
-        source_prefix: text put before every source
+        source_prefix: text put before every source; None = none, or that of the model to start from
         max_source_length: tokens of the longest source; the rest is cut; None = as the data need
         max_target_length: the same for targets, EOS included; unconditional text is split
         vocab_size: tokens of a tokenizer trained on the data; None = as the data need
@@ -71,7 +72,7 @@ class TextData(LightningDataModule):
         dataset_config: str | None = None,
         text_column: str | None = None,
         summary_column: str | None = None,
-        source_prefix: str = "",
+        source_prefix: str | None = None,
         max_source_length: int | None = None,
         max_target_length: int | None = None,
         vocab_size: int | None = None,
@@ -89,6 +90,7 @@ class TextData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        self.hparams.source_prefix = source_prefix or ""
         for name, least in LEAST.items():
             if self.hparams[name] is not None and self.hparams[name] < least:
                 raise ValueError(f"{name}={self.hparams[name]}: give at least {least}")
@@ -130,8 +132,7 @@ class TextData(LightningDataModule):
         """Rows of a split, None where there is none."""
         if self.hparams.dataset_name:
             return iter(self._splits[split]) if split in self._splits else None
-        path = self.hparams.get(f"{split}_file")
-        return read(path) if path else None
+        return read(path) if (path := self.hparams.get(f"{split}_file")) else None
 
     def has_split(self, split: str) -> bool:
         """Whether the data bring this split (validation can also be taken from train)."""
@@ -220,8 +221,7 @@ class TextData(LightningDataModule):
         return Tokenizer.train(self._some_texts(), size)
 
     def _some_texts(self) -> Iterator[str]:
-        rows = islice(self._examples("train"), TOKENIZER_ROWS)
-        return (text for row in rows for text in row[:2] if text)
+        return (x for row in islice(self._examples("train"), TOKENIZER_ROWS) for x in row[:2] if x)
 
     def _choose_lengths(self) -> None:
         """Set the lengths and the batch size that were not given."""

@@ -226,8 +226,8 @@ class TextDiffusion(TextModel):
         seed: int,
         *,
         bound: str = "order",
-        steps: int = 1000,
-        evaluations: int = 64,
+        steps: int | None = None,
+        evaluations: int | None = None,
     ) -> Nats:
         """Of texts and of their lengths.
 
@@ -235,12 +235,14 @@ class TextDiffusion(TextModel):
             bound: "order" (any order, as the sampler `confidence` writes), "diffusion" (the ELBO of
                 `steps` ancestral steps) or "ode" (the density of the state; Gaussian processes), or
                 "ode_exact": its trace without random directions, L * D backward passes an evaluation.
-            evaluations: terms of a bound for every text, or random directions for the density. A model
-                that is trained on its own predictions predicts twice for a term, the second time with the
-                first in view: the bound is that of a sampler that does so, too. The density does not.
+            steps: of "diffusion" alone; None = 1000.
+            evaluations: terms of a bound for every text, or random directions for "ode"; None = 64.
+                A model that is trained on its own predictions predicts twice for a term, the second time
+                with the first in view: the bound is that of a sampler that does so, too; the density not.
 
         Raises:
-            ValueError: an unknown bound, one that the process has not, or counts below 1.
+            ValueError: an unknown bound, one that the process has not, counts that it does not take
+                or below 1.
         """
         bounded = find_bound(bound, self.process, steps, evaluations)
         ids, valid = batch["ids"], batch["valid"]

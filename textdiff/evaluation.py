@@ -11,7 +11,7 @@ from textdiff.batches import to_device
 from textdiff.data import TextData
 from textdiff.fixed import fixed_weights
 from textdiff.generation import generate_texts
-from textdiff.metrics import summarization_report
+from textdiff.metrics import summarization_report, tokenizer_for
 from textdiff.model import Nats, TextModel
 
 
@@ -86,11 +86,17 @@ def likelihood(
     }
 
 
-def written(model: TextModel, data: TextData, **options: Any) -> dict[str, float]:
-    """ROUGE, BLEU and the like of texts written for the sources of the file."""
+def written(model: TextModel, data: TextData, **options: Any) -> dict[str, Any]:
+    """ROUGE, BLEU and the like of texts written for the sources of the file.
+
+    They name the `tokenizer` of ROUGE and BLEU where it is not the default one.
+    """
     examples = data.examples("test")
     if examples[0].source is None:
         raise ValueError("rouge compares with references: give a file with sources, or use --metric nll")
     sources = [example.source for example in examples]
     made = generate_texts(model, sources, dtype="auto", **options)
-    return summarization_report(made.texts, [example.references for example in examples], sources)
+    references = [example.references for example in examples]
+    tokenizer = tokenizer_for(references)
+    row = summarization_report(made.texts, references, sources, tokenizer)
+    return row if tokenizer == "default" else row | {"tokenizer": tokenizer}

@@ -78,7 +78,7 @@ def _string(row: Any, column: str, where: str) -> str:
     if None in found:  # of a table
         raise ValueError(f"{where}: more fields than columns; put quotes around texts with separators")
     if column not in found:
-        raise ValueError(f"{where}: no column {column!r} among {found}; name it by text_column")
+        raise ValueError(f"{where}: no column {column!r} among {found}; name another, or correct the row")
     if not isinstance(row[column], str):
         kind = type(row[column]).__name__
         raise ValueError(f"{where}: {column!r} is {kind}, not text: correct or remove the row")

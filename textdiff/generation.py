@@ -24,7 +24,7 @@ from textdiff.fixed import fixed_weights
 from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
-from textdiff.options import DTYPES, check_request, choose
+from textdiff.options import DTYPES, check_request, check_values, choose, listed
 from textdiff.rerank import rerank
 from textdiff.tokenizer import STAND_IN
 
@@ -74,7 +74,7 @@ def generate_texts(
     gap: str | None = None,
     gap_length: int | None = None,
     candidates: int = 1,
-    utility: str = "rougeL",
+    utility: str | None = None,
     seed: int = 0,
     first: int = 0,
     batch_size: int = 64,
@@ -94,7 +94,7 @@ def generate_texts(
         gap: what stands for words to be written in a prompt, which then is a whole text.
         gap_length: tokens for every gap; None = what the predicted length leaves, shared evenly.
         candidates: texts drawn for each answer; the one of least Bayes risk is given.
-        utility: similarity that the reranking uses.
+        utility: similarity by which they are compared: "rougeL" (None), "bleu" or "unigram_f1".
         seed: same seed, same texts.
         first: number of the first text: a part of many is written as it would be among all of them.
         batch_size: candidates computed at once; does not change the texts.
@@ -110,11 +110,13 @@ def generate_texts(
         ValueError: a request that makes no sense or that the model cannot serve.
     """
     start = time.perf_counter()
-    numbers = {"length": length, "gap_length": gap_length}
-    numbers |= {"candidates": candidates, "batch_size": batch_size}
+    sources, prompt = listed(sources), listed(prompt)
+    numbers = {"length": length, "gap_length": gap_length, "candidates": candidates}
+    numbers = check_values(numbers | {"batch_size": batch_size, "num_samples": num_samples})
+    length, gap_length, candidates, batch_size, num_samples = numbers.values()
     if first < 0:
         raise ValueError(f"first must be at least 0, not {first}")
-    check_request(model, sources, prompt, num_samples, gap, numbers, seed, dtype)
+    check_request(model, sources, prompt, gap, numbers, utility, seed, dtype)
     sized = length is not None or gap_length is not None
     options = choose(model, options, candidates, sized, gap)
     task = prepare(model, sources, prompt, num_samples, candidates, gap)
@@ -122,7 +124,7 @@ def generate_texts(
         make_request,
         model,
         task,
-        seed=seed,
+        seed=int(seed),
         first=first * candidates,
         length=length,
         gap_length=gap_length,
@@ -135,7 +137,7 @@ def generate_texts(
         rows, watched, nfe = write_all(model, request, parts, len(task))
     texts = model.tokenizer.decode(rows)
     groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
-    best = rerank(groups, utility) if candidates > 1 else texts
+    best = rerank(groups, utility or "rougeL") if candidates > 1 else texts
     return Generation(best, rows, groups, watched, nfe, time.perf_counter() - start)
 
 

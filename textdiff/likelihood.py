@@ -47,6 +47,12 @@ from textdiff.sampler.ode import integrate
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t (B, L), mask (B, L) -> logits (B, L, V)
 Parts = dict[str, Tensor]  # nats of every text, (B,), by where they come from
+BOUNDS = {  # and the counts that each takes
+    "order": ("evaluations",),
+    "diffusion": ("steps", "evaluations"),
+    "ode": ("evaluations",),
+    "ode_exact": (),
+}
 
 
 def total(nats: Tensor, mask: Tensor) -> Tensor:
@@ -199,22 +205,32 @@ def ode_bound(
     return {"ode": (log_q - log_p + read).cpu()}
 
 
-def find_bound(name: str, process: Process, steps: int, evaluations: int) -> Callable[..., Parts]:
+def find_bound(
+    name: str, process: Process, steps: int | None = None, evaluations: int | None = None
+) -> Callable[..., Parts]:
     """A bound by its name, with its counts; what it lacks are the first five arguments of all of them.
 
+    Args:
+        steps: None = 1000. evaluations: None = 64, where the bound takes them.
+
     Raises:
-        ValueError: no such bound, one that the process has not, or counts below 1.
+        ValueError: no such bound, one that the process has not, counts that it does not take or below 1.
     """
+    if name not in BOUNDS:
+        raise ValueError(f"unknown bound {name!r}; choose one of: {', '.join(BOUNDS)}")
+    for count, value in {"steps": steps, "evaluations": evaluations}.items():
+        if value is not None and count not in BOUNDS[name]:
+            takers = " or ".join(bound for bound, counts in BOUNDS.items() if count in counts)
+            raise ValueError(f"{count} is for bound {takers}, not {name}: leave it out")
+        if value is not None and value < 1:
+            raise ValueError(f"{count} must be at least 1, not {value}")
+    steps, evaluations = steps or 1000, evaluations or 64
     bounds = {
         "order": partial(order_bound, evaluations=evaluations),
         "diffusion": partial(diffusion_bound, steps=steps, evaluations=evaluations),
         "ode": partial(ode_bound, probes=evaluations),
         "ode_exact": ode_bound,
     }
-    if name not in bounds:
-        raise ValueError(f"unknown bound {name!r}; choose one of: {', '.join(bounds)}")
-    if min(steps, evaluations) < 1:
-        raise ValueError(f"steps and evaluations must be at least 1, not {steps} and {evaluations}")
     if name == "diffusion" and evaluations < min(2, steps):
         raise ValueError("bound diffusion: evaluations must be at least 2: one is for the reconstruction")
     if name.startswith("ode") and not process.gaussian:

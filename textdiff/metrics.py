@@ -11,7 +11,8 @@ Tokenizers. "default": rouge-score's own, lower-cased runs of [a-z0-9], comparab
 figures but blind to other scripts, which score 0. "unicode": runs of letters, marks and digits of
 any script (NFKC, case-folded), Chinese, Japanese and Korean one character at a time; on ASCII text
 equal to "default". "characters": for other scripts without spaces (Thai, Lao, Khmer). BLEU then
-uses sacrebleu's "13a", "zh", "char"; all other scores count "unicode" words.
+uses sacrebleu's "13a", "zh", "char"; all other scores count "unicode" words. `tokenizer_for` chooses
+where nobody is asked.
 """
 
 import re
@@ -58,6 +59,13 @@ TOKENIZERS: dict[str, tuple[Tokenize | None, str]] = {
     "unicode": (words, "zh"),
     "characters": (characters, "char"),
 }
+
+
+def tokenizer_for(references: References) -> str:
+    """Where most words of the references hold no ASCII letter or digit "unicode", else "default"."""
+    texts = chain.from_iterable([r] if isinstance(r, str) else r for r in references)
+    seen = [re.search("[a-z0-9]", word) is not None for text in texts for word in words(text)]
+    return "unicode" if 2 * sum(seen) < len(seen) else "default"
 
 
 def _tokenizers(name: str) -> tuple[Tokenize | None, str]:

@@ -1,7 +1,7 @@
 """What a model can be asked for, and how much of it: wrong requests are refused in one line."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from textdiff.config import named
 from textdiff.control import Control, WordAt
 from textdiff.model import TextModel
+from textdiff.rerank import UTILITIES
 from textdiff.sampler import SAMPLERS
 from textdiff.twin import SYSTEMS
 
@@ -17,30 +18,33 @@ DRAWN = 0.3  # temperature of candidate answers that must be drawn: for MBR on e
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
 COUNTS = {"steps", "length", "gap_length", "block_length", "candidates", "batch_size", "num_samples"}
 NUMBERS = {"guidance_scale", "temperature", "length_quantile", "noise"}
-NEEDED = {"steps", "guidance_scale", "temperature", "length_quantile"}  # not None where they are given
+# not None where they are given
+NEEDED = {"steps", "guidance_scale", "temperature", "length_quantile", "candidates", "batch_size"}
 
 
 def check_request(
     model: TextModel,
     sources: Sequence[str] | None,
     prompt: Sequence[str] | None,
-    num_samples: int | None,
     gap: str | None,
     numbers: dict[str, int | None],
+    utility: str | None,
     seed: int,
     dtype: str,
 ) -> None:
     """Refuse impossible requests in one line."""
-    check_values({**numbers, "num_samples": num_samples})
+    num_samples = numbers["num_samples"]
     wrong = [text for text in (*(sources or ()), *(prompt or ())) if not isinstance(text, str)]
     if wrong:
         raise ValueError(f"sources and prompts are texts, not {wrong[0]!r}")
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise ValueError(f"seed must be between 0 and 2**63 - 1, not {seed!r}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
-    if isinstance(sources, str) or isinstance(prompt, str):
-        raise ValueError("give a list of texts, not one string: [text]")
+    if utility not in (None, *UTILITIES):
+        raise ValueError(f"utility {utility!r} is unknown; choose one of {', '.join(UTILITIES)}")
+    if utility is not None and numbers["candidates"] == 1:
+        raise ValueError("utility chooses among candidates: give candidates=2 or more, or leave it out")
     if num_samples is not None and (sources is not None or prompt is not None):
         raise ValueError("num_samples is for texts from nothing; leave out sources and prompt, or it")
     if sources is not None and prompt is not None and len(sources) != len(prompt):
@@ -58,8 +62,25 @@ def check_request(
         raise ValueError(f"source {empty[0]} is empty; remove it or give it text")
 
 
-def check_values(values: dict[str, Any]) -> None:
-    """Refuse counts that are not whole or below 1, and numbers that are none or not finite."""
+def listed(texts: Iterable[str] | None) -> list[str] | None:
+    """Texts of a list, an array or a column as a list; None as it is."""
+    if texts is None:
+        return None
+    if isinstance(texts, str):
+        raise ValueError("give a list of texts, not one string: [text]")
+    # of tables and mappings Python would take the names of the columns
+    table = isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1
+    if table or not isinstance(texts, Iterable):
+        raise ValueError(f"give a list of texts, not {type(texts).__name__}: [text]")
+    return list(texts)
+
+
+def check_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse counts that are not whole or below 1, and numbers that are none or not finite.
+
+    Returns:
+        The values, with counts as Python's integers: those of numpy overflow.
+    """
     for name, value in values.items():
         if name not in COUNTS | NUMBERS or (value is None and name not in NEEDED):
             continue
@@ -69,6 +90,8 @@ def check_values(values: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be {article} number, not {value!r}")
         if name in COUNTS and value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    counts = {name: int(value) for name, value in values.items() if name in COUNTS and value is not None}
+    return values | counts
 
 
 def check_options(generation: dict[str, Any]) -> dict[str, Any]:
@@ -79,8 +102,7 @@ def check_options(generation: dict[str, Any]) -> dict[str, Any]:
             f"model.generation: unknown option {', '.join(sorted(unknown))}; "
             f"choose from {', '.join(sorted(known))}"
         )
-    check_values(generation)
-    return generation
+    return check_values(generation)
 
 
 def choose(
@@ -95,7 +117,8 @@ def choose(
     if unknown:
         known = ", ".join(sorted(model.options))
         raise ValueError(f"unknown option {', '.join(sorted(unknown))}; this model takes {known}")
-    own = {key: value for key, value in model.config.generation.items() if key in model.options}
+    options = told(options)
+    own = {key: value for key, value in told(model.config.generation).items() if key in model.options}
     for name in unasked(options, gap):
         own.pop(name, None)
     drawn = 1.0 if model.config.conditioning == "none" else DRAWN
@@ -105,8 +128,7 @@ def choose(
     fixed = [name for name in ("block_length", "noise") if (own | options).get(name) is not None]
     if "length_quantile" in options and (sized or fixed):
         raise ValueError("length_quantile is for predicted lengths, here they are given: leave it out")
-    options = own | options
-    check_values(options)
+    options = check_values(own | options)
     if not 0 < (place := options.get("length_quantile", 0.5)) < 1:
         raise ValueError(f"length_quantile must be above 0 and below 1, not {place}")
     if twin:
@@ -115,13 +137,18 @@ def choose(
     elif candidates > 1 and (sized or options.get("block_length") is not None):
         options = {"temperature": drawn} | options
     controls = options.get("controls", ())
-    if isinstance(controls, Control) or not all(isinstance(one, Control) for one in controls):
+    if not isinstance(controls, Sequence) or not all(isinstance(one, Control) for one in controls):
         raise ValueError("controls: give a list of textdiff.control's, such as [Contain('word')]")
     for control in controls:
         control.bind(model.tokenizer)
         if gap is not None and isinstance(control, WordAt):
             raise ValueError("control: a word at a place of a text with gaps; write it into the text")
     return options
+
+
+def told(options: dict[str, Any]) -> dict[str, Any]:
+    """Options without those that are None, which say nothing; of a number, None can mean none at all."""
+    return {key: value for key, value in options.items() if value is not None or key in COUNTS | NUMBERS}
 
 
 def unasked(options: dict[str, Any], gap: str | None) -> list[str]:

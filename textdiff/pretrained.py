@@ -158,7 +158,8 @@ def open_network(config: Config, tokenizer: Tokenizer) -> tuple[nn.Module, Confi
             "--data.conditioning prefix"
         )
     if "config" in told:
-        network = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**told["config"]))
+        made = AutoConfig.for_model(**told["config"])
+        network = AutoModelForMaskedLM.from_config(made, trust_remote_code=False)
     else:
         # Lightning builds models on the device, which `transformers` would need another library for
         with torch.device("cpu"):
@@ -188,6 +189,7 @@ def read_network(source: str, tokenizer: Tokenizer) -> nn.Module:
     from transformers import AutoModelForMaskedLM
 
     options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    options["trust_remote_code"] = False  # without a word it would ask on standard input
     try:
         network, found = AutoModelForMaskedLM.from_pretrained(source, **options)
         own = Tokenizer.load(source)

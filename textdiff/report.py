@@ -16,7 +16,7 @@ from textdiff.checkpoint import Best
 from textdiff.corpus import fact_accuracy, generate
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
-from textdiff.metrics import bleu, lead, rouge
+from textdiff.metrics import bleu, lead, rouge, tokenizer_for
 from textdiff.model import TextModel
 from textdiff.storage import set_aside
 
@@ -33,6 +33,9 @@ class Report(L.Callback):
     """
 
     def __init__(self, examples: int = 300, show: int = 5) -> None:
+        for name, count in {"examples": examples, "show": show}.items():
+            if count < 0:
+                raise ValueError(f"report.{name} must be at least 0, not {count}")
         self.examples, self.show = examples, show
         self.curves: dict[str, list[tuple[int, float]]] = {"loss": [], "val_loss": []}
         self.earlier = False  # whether another run has left a model here
@@ -126,7 +129,10 @@ def plot_loss(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
 
 
 def evaluate(model: TextModel, data: TextData, count: int, show: int) -> dict[str, Any]:
-    """Scores on held-out examples, printed beside LEAD-1; on the built-in corpus facts as well."""
+    """Scores on held-out examples, printed beside LEAD-1; on the built-in corpus facts as well.
+
+    They name the tokenizer of ROUGE and BLEU where it is not the default one.
+    """
     split = "test" if data.has_split("test") else "validation"
     examples = data.examples(split)[:count]
     options = {"dtype": "auto", "progress": True}
@@ -137,21 +143,25 @@ def evaluate(model: TextModel, data: TextData, count: int, show: int) -> dict[st
     sources = [example.source for example in examples]
     made = generate_texts(model, sources, **options)
     references = [example.references for example in examples]
-    rows = {"textdiff": summary_scores(made.texts, references)}
-    rows["LEAD-1"] = summary_scores([lead(source) for source in sources], references)
+    tokenizer = tokenizer_for(references)
+    note = {} if tokenizer == "default" else {"tokenizer": tokenizer}
+    rows = {"textdiff": summary_scores(made.texts, references, tokenizer)}
+    rows["LEAD-1"] = summary_scores([lead(source) for source in sources], references, tokenizer)
     if data.hparams.dataset_name == "textdiff/reports":
         add_facts(rows, model, made.texts, sources, count, options)
-    print(table(rows, f"{split}, {len(examples)} examples, {made.nfe} steps"))
+    said = "".join(f", {name} {value}" for name, value in note.items())
+    print(table(rows, f"{split}, {len(examples)} examples, {made.nfe} steps{said}"))
     for example, text in list(zip(examples, made.texts, strict=True))[:show]:
         print(f"\nsource     {example.source}\nreference  {example.target}\nsummary    {text}")
-    return rows["textdiff"] | {"lead1": rows["LEAD-1"], "nfe": made.nfe, "examples": len(examples)}
+    more = {"lead1": rows["LEAD-1"], "nfe": made.nfe, "examples": len(examples)}
+    return rows["textdiff"] | more | note
 
 
-def summary_scores(texts: list[str], references: list[list[str]]) -> Scores:
+def summary_scores(texts: list[str], references: list[list[str]], tokenizer: str) -> Scores:
     """ROUGE F and BLEU, 0 to 100."""
-    scores = rouge(texts, references)
+    scores = rouge(texts, references, tokenizer)
     means = {name: sum(scores[name]) / len(texts) for name in ("rouge1", "rouge2", "rougeL")}
-    return means | {"bleu": bleu(texts, references)}
+    return means | {"bleu": bleu(texts, references, tokenizer)}
 
 
 def add_facts(

@@ -29,9 +29,18 @@ model = textdiff.load("{hub_id}")
 
 
 def find_folder(source: str | Path) -> Path:
-    """The local folder of a model directory or of a hub id (`owner/name`)."""
+    """The local folder of a model directory or of a hub id (`owner/name`).
+
+    Raises:
+        ValueError: nothing there, or no model.
+    """
     folder = Path(source)
     if not folder.is_dir():
+        if folder.parent != Path() and folder.parent.is_dir():  # a misspelt path, no owner
+            raise ValueError(
+                f"no model at {str(source)!r}: no such directory in {folder.parent}; "
+                f"give a folder that holds {', '.join(FILES)}"
+            )
         folder = download(str(source))
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:

@@ -137,7 +137,9 @@ def _convert(source: str | Path) -> tokenizers.Tokenizer:
     """The fast form of a tokenizer that `transformers` knows, of a hub id or in older files."""
     from transformers import AutoTokenizer
 
-    return tokenizers.Tokenizer.from_str(AutoTokenizer.from_pretrained(source).backend_tokenizer.to_str())
+    # without a word it would ask on standard input
+    found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    return tokenizers.Tokenizer.from_str(found.backend_tokenizer.to_str())
 
 
 def _special(

@@ -22,7 +22,7 @@ from textdiff import sizes
 from textdiff.config import Config, build
 from textdiff.data import Example, TextData
 from textdiff.generation import generate_texts
-from textdiff.metrics import bleu, rouge
+from textdiff.metrics import bleu, rouge, tokenizer_for
 from textdiff.model import Losses, TextModel
 from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
 from textdiff.options import check_options
@@ -67,6 +67,8 @@ class Training(L.LightningModule):
         super().__init__()
         if not 0 <= ema_decay < 1:
             raise ValueError(f"model.ema_decay must be at least 0 and below 1, not {ema_decay}")
+        if validation_examples < 0:
+            raise ValueError(f"model.validation_examples must be at least 0, not {validation_examples}")
         self.network, self.optimizer, self.learning_rate = network, optimizer, learning_rate
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
         self.ema_decay, self.init_from, self.use_compile = ema_decay, init_from, compile
@@ -239,9 +241,10 @@ class Training(L.LightningModule):
         self.print(f"\nstep {self.global_step}: {texts[0]}")
         if examples[0].source is not None:
             references = [example.references for example in examples]
-            scores = rouge(texts, references)["rougeL"]
+            tokenizer = tokenizer_for(references)
+            scores = rouge(texts, references, tokenizer)["rougeL"]
             self.log("val_rougeL", sum(scores) / len(scores), prog_bar=True, sync_dist=True)
-            self.log("val_bleu", bleu(texts, references), sync_dist=True)
+            self.log("val_bleu", bleu(texts, references, tokenizer), sync_dist=True)
 
     def write(self, examples: list[Example]) -> list[str]:
         """Texts for the sources of some examples, or a few samples."""

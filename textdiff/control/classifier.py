@@ -102,7 +102,11 @@ class SequenceClassifier(Classifier):
 
         try:
             network, told = AutoModelForSequenceClassification.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+                source,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+                trust_remote_code=False,  # without a word it would ask on standard input
             )
             file = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
             self.own = Tokenizer.load(file or source)

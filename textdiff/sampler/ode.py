@@ -1,4 +1,4 @@
-"""The probability-flow ODE by an adaptive solver: torchode (`pip install textdiff[ode]`).
+"""The probability-flow ODE by an adaptive solver: torchode (`pip install torchode`).
 
     dy / du = y - x_0_hat,   y = x / alpha,   u = log(sigma / alpha) = gamma / 2
 
@@ -34,7 +34,7 @@ def integrate(flow: Flow, y: Tensor, start: float, stop: float, tolerance: float
         import torchode
         from torchode.step_size_controllers import max_norm
     except ImportError as error:
-        raise ValueError("ode: install torchode, by pip install textdiff[ode]") from error
+        raise ValueError("ode: install torchode, by pip install torchode") from error
     term = torchode.ODETerm(flow)
     control = torchode.IntegralController(atol=tolerance, rtol=tolerance, term=term, norm=max_norm)
     solver = torchode.AutoDiffAdjoint(torchode.Tsit5(term=term), control, max_steps=most)

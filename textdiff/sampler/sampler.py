@@ -13,6 +13,7 @@ Tokens leave the noise together (`Sampler` and those that change its one step), 
 
 from collections.abc import Callable
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -149,11 +150,11 @@ class Sampler:
     cost = 1  # network evaluations a step
 
     def __init__(self, steps: int = 16) -> None:
-        if not isinstance(steps, int):
+        if isinstance(steps, bool) or not isinstance(steps, Integral):
             raise ValueError(f"sampler: steps must be a whole number, not {steps!r}")
         if steps < 1:
             raise ValueError(f"sampler: steps must be at least 1, not {steps}")
-        self.steps = steps
+        self.steps = int(steps)
 
     def times(self, schedule: Schedule) -> Tensor:
         """The grid 1 ... 0; even in t, so the schedule places the noise levels.
