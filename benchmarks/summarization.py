@@ -309,7 +309,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         rows.append(greedy_row(trained, examples, options.batch_size, training="equal examples"))
     if options.distill_twin:
         trained = models[f"autoregressive{DISTILLED}"]
-        rows.append(greedy_row(trained, examples, options.batch_size, training="distilled"))
+        found = twin_rows(trained, examples, held, options)
+        rows += [one | {"training": "distilled"} for one in found]
     for name in options.processes:
         rows += diffusion_rows(models[name], examples, held, options)
         if options.distill:

@@ -417,8 +417,8 @@ BUGS = [
     Bug(
         "steps are chosen over those that are given",
         "train.py",
-        "trainer.training and trainer.max_steps == -1 and",
-        "trainer.training and",
+        "if not trainer.training or trainer.max_steps != -1:",
+        "if not trainer.training:",
         "sizes",
     ),
     Bug(
@@ -473,7 +473,7 @@ BUGS = [
     Bug(
         "a misspelt path is asked of the hub",
         "storage.py",
-        "if folder.parent != Path() and folder.parent.is_dir():",
+        "if not hub and folder.parent != Path() and folder.parent.is_dir():",
         "if False:",
         "bad_input",
     ),
@@ -1659,15 +1659,15 @@ BUGS = [
     Bug(
         "scores that are blind to other scripts",
         "metrics.py",
-        'return "unicode" if 2 * sum(seen) < len(seen) else "default"',
-        'return "default"',
+        "if 2 * seen >= len(found):",
+        "if True:",
         "metrics",
     ),
     Bug(
         "the tokenizer of most words for a few",
         "metrics.py",
-        "if 2 * sum(seen) < len(seen)",
-        "if sum(seen) < len(seen)",
+        "2 * seen >= len(found)",
+        "seen > 0",
         "metrics",
     ),
     Bug(

@@ -92,7 +92,14 @@ def test_the_tokenizer_of_other_scripts_is_found(language):
     text = FOREIGN[language]
     tokenizer = metrics.tokenizer_for([text, [text, f"{text} {text} IBM"]])
     assert only(text, text, tokenizer=tokenizer)["rouge1"] == 100
+    assert tokenizer == ("characters" if language == "Thai" else "unicode")
     assert metrics.tokenizer_for([f"{text} in a text of many more words of English"]) == "default"
+
+
+def test_a_changed_word_of_a_script_without_spaces_is_a_part_of_the_text():
+    text, other = FOREIGN["Thai"], FOREIGN["Thai"].replace("แมว", "หมา")
+    tokenizer = metrics.tokenizer_for([text])
+    assert 50 < only(other, text, tokenizer=tokenizer)["rougeL"] < 100
 
 
 @pytest.mark.parametrize(

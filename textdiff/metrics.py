@@ -34,6 +34,7 @@ References = Sequence[str | Texts]
 Tokenize = Callable[[str], list[str]]
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 ROUGE_SCORER = f"rouge-score {version('rouge-score')}"
+UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"  # Thai, Lao, Burmese, Khmer
 BLEU_SCORER = f"sacrebleu {version('sacrebleu')}"
 
 
@@ -62,10 +63,18 @@ TOKENIZERS: dict[str, tuple[Tokenize | None, str]] = {
 
 
 def tokenizer_for(references: References) -> str:
-    """Where most words of the references hold no ASCII letter or digit "unicode", else "default"."""
+    """Where most words of the references hold no ASCII letter or digit "unicode", else "default".
+
+    Where most of these are of scripts without spaces "characters": a clause would be one word.
+    """
     texts = chain.from_iterable([r] if isinstance(r, str) else r for r in references)
-    seen = [re.search("[a-z0-9]", word) is not None for text in texts for word in words(text)]
-    return "unicode" if 2 * sum(seen) < len(seen) else "default"
+    found = [word for text in texts for word in words(text)]
+    seen, unspaced = (
+        sum(re.search(letters, word) is not None for word in found) for letters in ("[a-z0-9]", UNSPACED)
+    )
+    if 2 * seen >= len(found):
+        return "default"
+    return "characters" if 2 * unspaced > len(found) else "unicode"
 
 
 def _tokenizers(name: str) -> tuple[Tokenize | None, str]:

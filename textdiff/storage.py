@@ -36,7 +36,8 @@ def find_folder(source: str | Path) -> Path:
     """
     folder = Path(source)
     if not folder.is_dir():
-        if folder.parent != Path() and folder.parent.is_dir():  # a misspelt path, no owner
+        hub = str(source).count("/") == 1 and str(source)[0] not in "./~"  # could be `owner/name`
+        if not hub and folder.parent != Path() and folder.parent.is_dir():
             raise ValueError(
                 f"no model at {str(source)!r}: no such directory in {folder.parent}; "
                 f"give a folder that holds {', '.join(FILES)}"

@@ -103,12 +103,23 @@ class Training(L.LightningModule):
         self.average.requires_grad_(False)
 
     def choose_steps(self, data: TextData) -> None:
-        """As the data need, unless `max_steps` or `max_epochs` is given."""
+        """As the data need, unless `max_steps` or `max_epochs` is given.
+
+        Raises:
+            ValueError: epochs of a stream.
+        """
         trainer = self.trainer
-        if trainer.training and trainer.max_steps == -1 and trainer.max_epochs == -1:
+        if not trainer.training or trainer.max_steps != -1:
+            return
+        if trainer.max_epochs == -1:
             epoch = data.batches_of(trainer.world_size)
             epoch = epoch and max(1, epoch // trainer.accumulate_grad_batches)
             trainer.fit_loop.epoch_loop.max_steps = sizes.steps(epoch)
+        elif data.hparams.streaming:
+            raise ValueError(
+                "trainer.max_epochs: a stream does not say how many steps an epoch has, and the learning "
+                "rate falls to the last one; give --trainer.max_steps"
+            )
 
     @property
     def evaluated(self) -> TextModel:
