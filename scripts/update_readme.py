@@ -382,7 +382,8 @@ def long_sources() -> str:
             cells += [read, f"{row['words']:,}", f"{row['tokens']:,.0f}"]
             cells += [f"{row['most_tokens']:,}"] if files else []
             cells += [f"{row['documents']:,}", f"{row['peak_bytes'] / 1e6:,.0f}"]
-            lines.append(line([*cells, f"{row['seconds_per_document']:.2f}"]))
+            seconds = row.get("seconds_per_document")
+            lines.append(line([*cells, "" if seconds is None else f"{seconds:.2f}"]))
         parts += ["\n".join(lines), origin(result)]
     return "\n\n".join([*parts, "![memory and time against words](results/long_sources.png)"])
 
