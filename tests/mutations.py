@@ -1562,7 +1562,7 @@ BUGS = [
     Bug(
         "a bound without its last term passes",
         "likelihood.py",
-        "evaluations < min(2, steps)",
+        'counts["evaluations"] < min(2, counts["steps"])',
         "False",
         "evaluation",
     ),
@@ -1687,7 +1687,7 @@ BUGS = [
     Bug(
         "counts that a bound does not take",
         "likelihood.py",
-        "value is not None and count not in BOUNDS[name]",
+        "value is not None and count not in found.counts",
         "False",
         "evaluation",
     ),

@@ -33,6 +33,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +48,7 @@ from textdiff.sampler.ode import integrate
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t (B, L), mask (B, L) -> logits (B, L, V)
 Parts = dict[str, Tensor]  # nats of every text, (B,), by where they come from
-BOUNDS = {  # and the counts that each takes
-    "order": ("evaluations",),
-    "diffusion": ("steps", "evaluations"),
-    "ode": ("evaluations",),
-    "ode_exact": (),
-}
+USUAL = {"steps": 1000, "evaluations": 64}  # where nobody says how many
 
 
 def total(nats: Tensor, mask: Tensor) -> Tensor:
@@ -205,36 +201,46 @@ def ode_bound(
     return {"ode": (log_q - log_p + read).cpu()}
 
 
+class Bound(NamedTuple):
+    """A bound, and its arguments by the names of the counts that it takes."""
+
+    function: Callable[..., Parts]
+    counts: dict[str, str]
+
+
+BOUNDS = {
+    "order": Bound(order_bound, {"evaluations": "evaluations"}),
+    "diffusion": Bound(diffusion_bound, {"steps": "steps", "evaluations": "evaluations"}),
+    "ode": Bound(ode_bound, {"evaluations": "probes"}),
+    "ode_exact": Bound(ode_bound, {}),
+}
+
+
 def find_bound(
     name: str, process: Process, steps: int | None = None, evaluations: int | None = None
 ) -> Callable[..., Parts]:
     """A bound by its name, with its counts; what it lacks are the first five arguments of all of them.
 
     Args:
-        steps: None = 1000. evaluations: None = 64, where the bound takes them.
+        steps, evaluations: None = `USUAL`, where the bound takes them.
 
     Raises:
         ValueError: no such bound, one that the process has not, counts that it does not take or below 1.
     """
     if name not in BOUNDS:
         raise ValueError(f"unknown bound {name!r}; choose one of: {', '.join(BOUNDS)}")
-    for count, value in {"steps": steps, "evaluations": evaluations}.items():
-        if value is not None and count not in BOUNDS[name]:
-            takers = " or ".join(bound for bound, counts in BOUNDS.items() if count in counts)
+    found, told = BOUNDS[name], {"steps": steps, "evaluations": evaluations}
+    for count, value in told.items():
+        if value is not None and count not in found.counts:
+            takers = " or ".join(bound for bound, one in BOUNDS.items() if count in one.counts)
             raise ValueError(f"{count} is for bound {takers}, not {name}: leave it out")
         if value is not None and value < 1:
             raise ValueError(f"{count} must be at least 1, not {value}")
-    steps, evaluations = steps or 1000, evaluations or 64
-    bounds = {
-        "order": partial(order_bound, evaluations=evaluations),
-        "diffusion": partial(diffusion_bound, steps=steps, evaluations=evaluations),
-        "ode": partial(ode_bound, probes=evaluations),
-        "ode_exact": ode_bound,
-    }
-    if name == "diffusion" and evaluations < min(2, steps):
+    counts = {count: told[count] or USUAL[count] for count in found.counts}
+    if name == "diffusion" and counts["evaluations"] < min(2, counts["steps"]):
         raise ValueError("bound diffusion: evaluations must be at least 2: one is for the reconstruction")
     if name.startswith("ode") and not process.gaussian:
         raise ValueError(
             f"bound {name}: {type(process).__name__} has no density; choose order or diffusion"
         )
-    return bounds[name]
+    return partial(found.function, **{found.counts[count]: value for count, value in counts.items()})

@@ -203,9 +203,8 @@ def duration(seconds: float) -> str:
     """Seconds, minutes or hours, as one says it."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
-            return (
-                f"{seconds / size:.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
-            )
+            count = seconds / size
+            return f"{count:.{0 if count >= 10 else 1}f} {unit}"
     return f"{seconds:.0f} seconds"
 
 
