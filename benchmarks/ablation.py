@@ -4,13 +4,14 @@
         --train_file train.jsonl --validation_file validation.jsonl
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): every lever trains for `--steps` from
-scratch, its learning rate falling to zero; the better half goes on to the next round, from scratch again
-with `--grow` times the steps, always beside the unchanged default. The last round trains with every one
-of `--seeds`. The autoregressive twin has levers of its own and the same rounds. A lever is scored by
-validation ROUGE-L and BLEU of texts at several numbers of evaluations; `--levers` takes some of them, or
-new ones of your own:
+scratch, its learning rate falling to zero; the best `--keep` of them go on to the next round, from
+scratch again with `--grow` times the steps, always beside the unchanged default. The last round trains
+with every one of `--seeds`. The autoregressive twin has levers of its own, as many, and the same rounds.
+A lever is scored by validation ROUGE-L and BLEU of texts at several numbers of evaluations; `--levers`
+takes some of them, or new ones of your own. With `--test_file` the models of the last round write its
+texts, too, which choose nothing:
 
-    --levers default wide "wide: model.network.width=256"
+    --levers "together: model.network.given_rate=0.9 model.network.dropout=0.1" --rounds 1 --seeds 0 1 2
 """
 
 import argparse
@@ -34,7 +35,6 @@ LEVERS: dict[str, list[str]] = {
     "no self-conditioning": ["model.network.self_conditioning=0.0"],
     "self-conditioning always": ["model.network.self_conditioning=1.0"],
     "given tokens 0.9": ["model.network.given_rate=0.9"],
-    "given tokens 0.2": ["model.network.given_rate=0.2"],
     "no noise of its own": ["model.network.token_noise=0.0"],
     "source always seen": ["model.network.source_dropout=0.0"],
     "cosine": ["model.network.schedule=cosine"],
@@ -46,19 +46,26 @@ LEVERS: dict[str, list[str]] = {
     "AdamW": ["model.optimizer=adamw", "model.learning_rate=3e-3"],
     "Muon 5e-3": ["model.learning_rate=5e-3"],
     "Muon 2e-2": ["model.learning_rate=2e-2"],
-    "masked": ["model.network.process=masked"],
-    "spindle": ["model.network.process=spindle"],
+    "average 0.99": ["model.ema_decay=0.99"],
 }
 TWIN_LEVERS: dict[str, list[str]] = {
     DEFAULT: [],
     "pointer": ["model.network.pointer=true"],
     "dropout 0.1": ["model.network.dropout=0.1"],
+    "dropout 0.2": ["model.network.dropout=0.2"],
+    "label smoothing 0.05": ["model.network.label_smoothing=0.05"],
     "label smoothing 0.1": ["model.network.label_smoothing=0.1"],
     "embeddings 64": ["model.network.embedding_width=64"],
     "encoder 3, decoder 3": ["model.network.encoder_depth=3", "model.network.depth=3"],
-    "AdamW": ["model.optimizer=adamw", "model.learning_rate=3e-3"],
+    "eight heads": ["model.network.heads=8"],
+    "AdamW 1e-3": ["model.optimizer=adamw", "model.learning_rate=1e-3"],
+    "AdamW 3e-3": ["model.optimizer=adamw", "model.learning_rate=3e-3"],
+    "AdamW 5e-3": ["model.optimizer=adamw", "model.learning_rate=5e-3"],
+    "Muon 1.5e-3": ["model.learning_rate=1.5e-3"],
     "Muon 5e-3": ["model.learning_rate=5e-3"],
     "Muon 1e-2": ["model.learning_rate=1e-2"],
+    "weight decay 0.1": ["model.weight_decay=0.1"],
+    "average 0.99": ["model.ema_decay=0.99"],
 }
 
 
@@ -70,10 +77,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--system", choices=("diffusion", "autoregressive"), default="diffusion")
     parser.add_argument("--train_file")
     parser.add_argument("--validation_file")
+    parser.add_argument("--test_file", help="the models of the last round write its texts, too")
     parser.add_argument("--dataset_name")
     parser.add_argument("--levers", nargs="+", help="names, or NAME: flag=value ...; default: all")
     parser.add_argument("--steps", type=int, default=600, help="of the first round")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--keep", type=float, default=0.5, help="share that goes on to the next round")
     parser.add_argument("--grow", type=float, default=3, help="times the steps in every further round")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training, last round")
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 16])
@@ -129,6 +138,7 @@ def trial(
     steps: int,
     seed: int,
     examples: list[Example],
+    test: list[Example],
 ) -> dict[str, Any]:
     """One lever trained and scored; a finished one is read from its folder."""
     folder = options.runs / options.name / options.system / f"{name.replace(' ', '-')}-{steps}-{seed}"
@@ -136,7 +146,8 @@ def trial(
     row = {"lever": name, "flags": flags, "steps": steps, "seed": seed}
     told = {key: budget[key] for key in ("step_seconds", "commit", "hardware")}
     process = common.name_of(model)
-    return {"system": process, **row, **told, **score(model, examples, options.nfe)}
+    row = {"system": process, **row, **told, **score(model, examples, options.nfe)}
+    return row | ({"test": score(model, test, options.nfe)} if test else {})
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -145,21 +156,26 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     split = {"train_file": options.train_file, "validation_file": options.validation_file}
     data = TextData(**split) if options.train_file else TextData(dataset_name=options.dataset_name)
     examples = data.examples("validation")[: options.texts]
+    test = TextData(test_file=options.test_file).examples("test") if options.test_file else []
     levers, steps = levers_of(options), options.steps
     for number in range(options.rounds):
         last = number + 1 == options.rounds
         for name, flags in levers.items():
             for seed in options.seeds if last else options.seeds[:1]:
-                rows.append({"round": number + 1, **trial(options, name, flags, steps, seed, examples)})
+                unseen = test if last else []
+                row = trial(options, name, flags, steps, seed, examples, unseen)
+                rows.append({"round": number + 1, **row})
                 print(json.dumps(rows[-1]), flush=True)
         scores = {row["lever"]: row["mean"] for row in rows if row["round"] == number + 1}
-        best = sorted(scores, key=scores.__getitem__, reverse=True)[: math.ceil(len(scores) / 2)]
+        kept = math.ceil(len(scores) * options.keep)
+        best = sorted(scores, key=scores.__getitem__, reverse=True)[:kept]
         levers = {name: flags for name, flags in levers.items() if name in (DEFAULT, *best)}
         steps = int(steps * options.grow)
     seconds = round(time.perf_counter() - start, 1)
     return result | {
         "system": options.system,
         "texts": len(examples),
+        "test_texts": len(test),
         "wall_seconds": seconds,
         "rows": rows,
     }
