@@ -1,14 +1,16 @@
 """Seconds a text, one at a time and in batches: diffusion at several numbers of steps beside the twin.
 
     python benchmarks/latency.py --name e2e --test_file test.jsonl \
-        --models runs/embedding/model runs/autoregressive/model
+        --models runs/embedding/model runs/autoregressive/model \
+        --quality benchmarks/results/summarization-e2e.json
 
 Rounds go through all rows before any row is measured again, since machines drift; the median of rounds is
-reported with their range. Texts are the first ones of the file; what they are worth is measured by
-`summarization.py`.
+reported with their range. Texts are the first ones of the file; what all of them are worth, for the plot
+of quality against time, is read from what `summarization.py` wrote about the same models.
 """
 
 import argparse
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,15 @@ import common
 import torch
 
 from textdiff import load
+from textdiff.config import named
 from textdiff.evaluation import open_data
 from textdiff.generation import generate_texts
 from textdiff.hardware import fast_dtype
 from textdiff.model import TextModel
 
 MBR = "MBR"
+MARKS = "osD^vP*X"
+SPAN = "low", "median", "high"
 
 
 def arguments() -> argparse.Namespace:
@@ -31,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="of the result file")
     parser.add_argument("--test_file", required=True)
     parser.add_argument("--models", nargs="+", required=True, help="model directories")
+    parser.add_argument("--quality", type=Path, help="result of summarization.py about these models")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--nfe", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--candidates", type=int, default=1, help="also MBR of so many, if above 1")
@@ -53,9 +59,27 @@ def ways(model: TextModel, options: argparse.Namespace) -> dict[str, dict[str, A
     return found | (mbr if many > 1 else {})
 
 
+def quality(path: Path) -> dict[tuple[str, str], float]:
+    """ROUGE-L by name of the model and way of writing, of a result of `summarization.py`."""
+    found = {}
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        if row["system"] in ("lead", "copy"):
+            continue
+        way = (
+            row["sampler"] + f", {row['steps']} steps"
+            if "sampler" in row
+            else named(row["decoding"])["name"]
+        )
+        way += f", {MBR} of {row['candidates']}" if row["candidates"] > 1 else ""
+        name = "-".join([row["system"], *([row["training"]] if "training" in row else [])])
+        found[name, way] = row["metrics"]["rougeL"]["mean"]
+    return found
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All rows, round by round; the first round warms up and does not count."""
     result = common.header("latency", options.name, "test")
+    worth = quality(options.quality) if options.quality else {}
     rows: list[dict[str, Any]] = []
     for folder in options.models:
         model = load(folder)
@@ -80,32 +104,44 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         times = row.pop("times")
         row["seconds_per_text"] = {"median": statistics.median(times), "low": min(times)}
         row["seconds_per_text"]["high"] = max(times)
+        if (row["model"], row["how"]) in worth:
+            row["rougeL"] = worth[row["model"], row["how"]]
         print(row, flush=True)
     dtype = str(fast_dtype(model.device)).removeprefix("torch.")
-    return result | {"texts": len(sources), "rounds": options.rounds, "dtype": dtype, "rows": rows}
+    result |= {"texts": len(sources), "rounds": options.rounds, "dtype": dtype}
+    return result | ({"quality": options.quality.name} if worth else {}) | {"rows": rows}
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Time against steps, beside the twin, a panel for every size of batch."""
+    """Quality (without it: steps) against time, a panel for every size of batch; bars are ranges."""
     sizes = sorted({row["batch_size"] for row in result["rows"]})
-    with common.picture(path, len(sizes), 4.5, 3.8) as panels:
+    axis = "rougeL" if any("rougeL" in row for row in result["rows"]) else "nfe"
+    with common.picture(path, len(sizes), 5, 4, sharey=True) as panels:
         for panel, size in zip(panels, sizes, strict=True):
-            rows = [row for row in result["rows"] if row["batch_size"] == size and MBR not in row["how"]]
-            for name in dict.fromkeys(row["model"] for row in rows):
-                own = [row for row in rows if row["model"] == name]
-                times = [1000 * row["seconds_per_text"]["median"] for row in own]
-                if own[0]["system"] == "autoregressive":
-                    for row, value in zip(own, times, strict=True):
-                        style = ":" if row["how"] == "greedy" else "--"
-                        panel.axhline(
-                            value, color="black", linestyle=style, label=f"{name}, {row['how']}"
+            rows = [row for row in result["rows"] if row["batch_size"] == size and axis in row]
+            groups: dict[str, list[dict[str, Any]]] = {}
+            for row in rows:  # one text in several steps is a curve, all others are points
+                alone = MBR in row["how"] or row["system"] == "autoregressive"
+                label = f"{row['model']}, {row['how']}" if alone else row["model"]
+                groups.setdefault(label, []).append(row)
+            for (label, own), mark in zip(groups.items(), MARKS, strict=False):
+                times = [[1000 * row["seconds_per_text"][key] for row in own] for key in SPAN]
+                low, middle, high = (torch.tensor(one) for one in times)
+                bars = torch.stack([middle - low, high - middle])
+                values = [row[axis] for row in own]
+                panel.errorbar(middle, values, xerr=bars, fmt=f"{mark}-", capsize=2, label=label)
+                if len(own) > 1:
+                    for row, x, y in zip(own, middle, values, strict=True):
+                        panel.annotate(
+                            row["nfe"], (x, y), (4, -11), textcoords="offset points", fontsize=8
                         )
-                else:
-                    panel.plot([row["nfe"] for row in own], times, "o-", label=name)
-            panel.set(title=f"batch {size}", xlabel="network evaluations", ylabel="milliseconds a text")
-            panel.set(xscale="log", yscale="log")
+            panel.set(title=f"batch {size}", xlabel="milliseconds a text", xscale="log")
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_formatter("{x:g}")
+            panel.tick_params(axis="x", which="both", labelsize=8)
             panel.grid(alpha=0.3, which="both")
-            panel.legend(fontsize=8)
+        panels[0].set_ylabel("ROUGE-L" if axis == "rougeL" else "network evaluations")
+        panels[-1].legend(fontsize=8)
 
 
 if __name__ == "__main__":

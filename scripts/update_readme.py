@@ -348,21 +348,24 @@ def latencies() -> str:
     parts = []
     for stem, result in results("latency"):
         sizes = sorted({row["batch_size"] for row in result["rows"]})
-        heads = ["model", "how", "NFE", *(f"ms a text, batch {size}" for size in sizes)]
-        lines = head(heads, 2)
+        worth = "quality" in result
+        heads = ["model", "how", "NFE", *(["ROUGE-L"] if worth else [])]
+        lines = head([*heads, *(f"ms a text, batch {size}" for size in sizes)], 2)
         for row in result["rows"]:
             if row["batch_size"] == sizes[0]:
                 key = row["model"], row["how"]
                 same = [one for one in result["rows"] if (one["model"], one["how"]) == key]
                 times = {one["batch_size"]: one["seconds_per_text"] for one in same}
                 cells = [row["model"], row["how"], str(row["nfe"])]
+                cells += [f"{row['rougeL']:.1f}" if "rougeL" in row else ""] if worth else []
                 for size in sizes:
                     low, middle, high = (1000 * times[size][name] for name in ("low", "median", "high"))
                     cells.append(f"{middle:.1f} ({low:.1f} to {high:.1f})")
                 lines.append(line(cells))
         title = f"**{result['dataset']}**, {result['texts']} texts, median (range) of {result['rounds']} "
-        title += f"rounds, {result['dtype']}:"
-        plot = f"![time against steps](results/{stem}.png)"
+        title += f"rounds, {result['dtype']}"
+        title += f", ROUGE-L of `{Path(result['quality']).stem}`:" if worth else ":"
+        plot = f"![quality against time](results/{stem}.png)"
         parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
     return "\n\n".join(parts)
 

@@ -1,6 +1,7 @@
 """What benchmarks ask and how they count, on tiny models."""
 
 import inspect
+import json
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +26,7 @@ import ablation
 import characters
 import common
 import infilling
+import latency
 import summarization
 import unconditional
 
@@ -128,6 +130,47 @@ def test_mauve_by_the_states_of_a_judge():
     others = [ids[: len(ids) // 2] for ids in rows]
     same, far = (unconditional.mauve_of(judge, some, rows) for some in (rows, others))
     assert same > 95 > 50 > far
+
+
+def test_quality_of_the_models_that_were_timed(tmp_path):
+    metrics = {"metrics": {"rougeL": {"mean": 50.0}}, "candidates": 1}
+    rows = [
+        {"system": "lead", **metrics},
+        {"system": "autoregressive", "decoding": "greedy", **metrics},
+        {"system": "autoregressive", "decoding": {"name": "beam", "penalty": 1.0}, **metrics},
+        {"system": "autoregressive", "decoding": {"name": "sample"}, **metrics, "candidates": 8},
+        {"system": "embedding", "sampler": "confidence", "steps": 8, **metrics},
+        {"system": "embedding", "sampler": "confidence", "steps": 8, "training": "distilled", **metrics},
+        {"system": "embedding", "sampler": "confidence", "steps": 8, **metrics, "candidates": 8},
+    ]
+    (tmp_path / "result.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    options = SimpleNamespace(candidates=8, nfe=[8], mbr_nfe=8)
+    timed = {
+        (name, way)
+        for name, system in (("autoregressive", "autoregressive"), ("embedding", "diffusion"))
+        for way in latency.ways(SimpleNamespace(system=system), options)
+    }
+    found = latency.quality(tmp_path / "result.json")
+    assert set(found) == timed | {("embedding-distilled", "confidence, 8 steps")}
+    assert set(found.values()) == {50.0}
+
+
+@pytest.mark.parametrize("worth", [{}, {"rougeL": 50.0}], ids=["steps", "quality"])
+def test_a_picture_of_time(tmp_path, monkeypatch, worth):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes))
+    seconds = {"seconds_per_text": {"median": 0.2, "low": 0.1, "high": 0.3}}
+    rows = [
+        {"system": system, "model": system, "how": how, "batch_size": size, "nfe": 2, **seconds, **worth}
+        for system, how in (("embedding", "2 steps"), ("embedding", "4 steps"), ("autoregressive", "greedy"))
+        for size in (1, 32)
+    ]
+    latency.plot({"rows": rows}, tmp_path / "plot.png")
+    (panels,) = drawn
+    assert [[len(group) for group in panel.containers] for panel in panels] == [[3, 3], [3, 3]]
+    (curve, *_), _ = panels[0].containers
+    assert list(curve.get_xdata()) == [200, 200]
+    assert list(curve.get_ydata()) == ([50, 50] if worth else [2, 2])
 
 
 def test_some_rows_from_everywhere():
