@@ -160,9 +160,10 @@ def test_a_picture_of_time(tmp_path, monkeypatch, worth):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes))
     seconds = {"seconds_per_text": {"median": 0.2, "low": 0.1, "high": 0.3}}
+    ways = (("embedding", "2 steps"), ("embedding", "4 steps"), ("autoregressive", "greedy"))
     rows = [
         {"system": system, "model": system, "how": how, "batch_size": size, "nfe": 2, **seconds, **worth}
-        for system, how in (("embedding", "2 steps"), ("embedding", "4 steps"), ("autoregressive", "greedy"))
+        for system, how in ways
         for size in (1, 32)
     ]
     latency.plot({"rows": rows}, tmp_path / "plot.png")
