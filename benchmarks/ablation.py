@@ -46,7 +46,6 @@ LEVERS: dict[str, list[str]] = {
     "AdamW": ["model.optimizer=adamw", "model.learning_rate=3e-3"],
     "Muon 5e-3": ["model.learning_rate=5e-3"],
     "Muon 2e-2": ["model.learning_rate=2e-2"],
-    "average 0.99": ["model.ema_decay=0.99"],
 }
 TWIN_LEVERS: dict[str, list[str]] = {
     DEFAULT: [],
@@ -65,7 +64,6 @@ TWIN_LEVERS: dict[str, list[str]] = {
     "Muon 5e-3": ["model.learning_rate=5e-3"],
     "Muon 1e-2": ["model.learning_rate=1e-2"],
     "weight decay 0.1": ["model.weight_decay=0.1"],
-    "average 0.99": ["model.ema_decay=0.99"],
 }
 
 
