@@ -8,8 +8,10 @@ A table stands between markers, `<!--name-->` and `<!--/name-->`; all else in a 
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from scipy.stats import binomtest
@@ -435,26 +437,42 @@ def checks() -> str:
 
 
 def ablations() -> str:
-    """Every lever of every round, beside the default of its round."""
+    """Every lever of every round, its seeds together, beside the default of its round."""
     parts = []
-    for _, result in results("ablation"):
-        columns = list(result["rows"][0]["rougeL"])
-        heads = ["lever", "steps", "seed", "s / step"]
+    for stem, result in results("ablation"):
+        columns, tested = list(result["rows"][0]["rougeL"]), any("test" in row for row in result["rows"])
+        heads = ["lever", "steps", "seeds", "s / step"]
         heads += [f"{key} ROUGE-L / BLEU" for key in columns] + ["mean above default"]
-        lines = head(heads, 1)
+        heads += [f"test: {key} ROUGE-L / BLEU" for key in columns if tested]
+        lines, groups = head(heads, 1), defaultdict(list)
         for row in result["rows"]:
-            base = [
-                one["mean"]
-                for one in result["rows"]
-                if (one["round"], one["lever"]) == (row["round"], "default")
-            ]
-            cells = [row["lever"], f"{row['steps']:,}", str(row["seed"]), f"{row['step_seconds']:.2f}"]
-            cells += [f"{row['rougeL'][key]:.1f} / {row['bleu'][key]:.1f}" for key in columns]
-            cells.append(f"{row['mean'] - sum(base) / len(base):+.1f}")
+            groups[row["round"], row["lever"]].append(row)
+        for (number, lever), rows in groups.items():
+            base = mean(row["mean"] for row in groups[number, "default"])
+            gains = [row["mean"] - base for row in rows]
+            told = f"{mean(gains):+.1f}"
+            if len(rows) > 1:
+                told += f" ({min(gains):+.1f} to {max(gains):+.1f})"
+            seeds = ", ".join(str(row["seed"]) for row in rows)
+            pace = f"{mean(row['step_seconds'] for row in rows):.2f}"
+            cells = [lever, f"{rows[0]['steps']:,}", seeds, pace, *scores(rows, columns), told]
+            cells += scores([row["test"] for row in rows], columns) if tested else []
             lines.append(line(cells))
-        title = f"**{result['dataset']}**, {result['system']}, {result['texts']} validation texts:"
-        parts.append("\n\n".join([title, "\n".join(lines), origin(result)]))
+        title = f"**{result['dataset']}**, {result['system']}, {result['texts']} validation texts"
+        title += f" (and {result['test_texts']} test texts):" if tested else ":"
+        plot = f"![gain of every lever](results/{stem}.png)"
+        parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
     return "\n\n".join(parts)
+
+
+def scores(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
+    """ROUGE-L and BLEU of several seeds in every column, with half of their range."""
+    cells = []
+    for key in columns:
+        values = [[row[name][key] for row in rows] for name in ("rougeL", "bleu")]
+        spans = [f" ± {(max(v) - min(v)) / 2:.1f}" if len(v) > 1 else "" for v in values]
+        cells.append(" / ".join(f"{mean(v):.1f}{span}" for v, span in zip(values, spans, strict=True)))
+    return cells
 
 
 def budget(result: dict[str, Any]) -> str:
