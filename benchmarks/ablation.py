@@ -4,14 +4,16 @@
         --train_file train.jsonl --validation_file validation.jsonl
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): every lever trains for `--steps` from
-scratch, its learning rate falling to zero; the best `--keep` of them go on to the next round, from
-scratch again with `--grow` times the steps, always beside the unchanged default. The last round trains
-with every one of `--seeds`. The autoregressive twin has levers of its own, as many, and the same rounds.
-A lever is scored by validation ROUGE-L and BLEU of texts at several numbers of evaluations; `--levers`
-takes some of them, or new ones of your own. With `--test_file` the models of the last round write its
-texts, too, which choose nothing:
+scratch, its learning rate falling to zero; the best `--keep` of them (the default counted, rounded up) go
+on to the next round, from scratch again with `--grow` times the steps, always beside the unchanged
+default. The last round trains with every one of `--seeds`. The autoregressive twin has levers of its own,
+as many, and the same rounds. A lever is scored by validation ROUGE-L and BLEU of texts at several numbers
+of evaluations; `--levers` takes some of them, or new ones of your own. With `--test_file` the models of
+the last round write its texts, too, which choose nothing:
 
-    --levers "together: model.network.given_rate=0.9 model.network.dropout=0.1" --rounds 1 --seeds 0 1 2
+    python benchmarks/ablation.py --config e2e --name e2e-together --steps 1800 --rounds 1 --seeds 0 1 2 \
+        --train_file train.jsonl --validation_file validation.jsonl --test_file test.jsonl \
+        --levers "together: model.network.given_rate=0.9 model.learning_rate=2e-2"
 """
 
 import argparse
@@ -87,7 +89,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=200, help="validation texts that are written")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--set", nargs="*", default=[], help="further training flags of all, x=y")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not 0 < options.keep <= 1:
+        parser.error(f"--keep must be above 0 and at most 1, not {options.keep}")
+    return options
 
 
 def levers_of(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -180,15 +185,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """The gain of every lever over the default of its round, all seeds as dots."""
+    """The gain of every lever over the default of its round and seed, all seeds as dots."""
     rounds = sorted({row["round"] for row in result["rows"]})
     with common.picture(path, len(rounds), 5.5, 5) as panels:
         for panel, number in zip(panels, rounds, strict=True):
             rows = [row for row in result["rows"] if row["round"] == number]
-            base = [row["mean"] for row in rows if row["lever"] == DEFAULT]
+            base = {row["seed"]: row["mean"] for row in rows if row["lever"] == DEFAULT}
             gains: dict[str, list[float]] = {}
             for row in rows:
-                gains.setdefault(row["lever"], []).append(row["mean"] - sum(base) / len(base))
+                gains.setdefault(row["lever"], []).append(row["mean"] - base[row["seed"]])
             order = sorted(gains, key=lambda name: sum(gains[name]) / len(gains[name]))
             for i, name in enumerate(order):
                 panel.plot(gains[name], [i] * len(gains[name]), "o", color="C0")

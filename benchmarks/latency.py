@@ -5,13 +5,16 @@
         --quality benchmarks/results/summarization-e2e.json
 
 Rounds go through all rows before any row is measured again, since machines drift; the median of rounds is
-reported with their range. Texts are the first ones of the file; what all of them are worth, for the plot
-of quality against time, is read from what `summarization.py` wrote about the same models.
+reported with their range. Texts are the first ones of the file. With `--quality`, a result of
+`summarization.py` about the same models, they are written with the settings that were chosen there, and
+the ROUGE-L of all its texts stands beside the time.
 """
 
 import argparse
 import json
 import statistics
+import sys
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from textdiff.model import TextModel
 
 MBR = "MBR"
 MARKS = "osD^vP*X"
+SETTINGS = "sampler", "steps", "decoder", "temperature", "length_quantile", "decoding", "utility"
 SPAN = "low", "median", "high"
 
 
@@ -59,20 +63,20 @@ def ways(model: TextModel, options: argparse.Namespace) -> dict[str, dict[str, A
     return found | (mbr if many > 1 else {})
 
 
-def quality(path: Path) -> dict[tuple[str, str], float]:
-    """ROUGE-L by name of the model and way of writing, of a result of `summarization.py`."""
+def quality(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """`rougeL` and `options` of a result of `summarization.py`, by name of the model and way to write."""
     found = {}
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         if row["system"] in ("lead", "copy"):
             continue
-        way = (
-            row["sampler"] + f", {row['steps']} steps"
-            if "sampler" in row
-            else named(row["decoding"])["name"]
-        )
-        way += f", {MBR} of {row['candidates']}" if row["candidates"] > 1 else ""
+        steps = "sampler" in row
+        way = f"{row['sampler']}, {row['steps']} steps" if steps else named(row["decoding"])["name"]
+        options = {key: row[key] for key in SETTINGS if key in row}
+        if row["candidates"] > 1:
+            way += f", {MBR} of {row['candidates']}"
+            options["candidates"] = row["candidates"]
         name = "-".join([row["system"], *([row["training"]] if "training" in row else [])])
-        found[name, way] = row["metrics"]["rougeL"]["mean"]
+        found[name, way] = {"rougeL": row["metrics"]["rougeL"]["mean"], "options": options}
     return found
 
 
@@ -87,10 +91,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         sources = [example.source for example in data.examples("test")]
         name = common.name_of(model)
         for way, how in ways(model, options).items():
+            key = Path(folder).parent.name, way
+            if worth and key not in worth:
+                known = "; ".join(f"{one}: {other}" for one, other in worth)
+                sys.exit(f"latency: {options.quality} has no {key[0]}: {way}; it has {known}")
+            row: dict[str, Any] = {"system": name, "model": key[0], "how": way, "options": how}
+            row |= worth.get(key, {})
             for size in options.batch_sizes:
-                call = (model, sources, how | {"batch_size": size, "dtype": "auto"})
-                row = {"system": name, "model": Path(folder).parent.name, "how": way, "batch_size": size}
-                rows.append(row | {"call": call, "times": []})
+                call = (model, sources, row["options"] | {"batch_size": size, "dtype": "auto"})
+                rows.append(row | {"batch_size": size, "call": call, "times": []})
     for number in range(options.rounds + 1):
         for row in rows:
             model, sources, how = row["call"]
@@ -104,8 +113,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         times = row.pop("times")
         row["seconds_per_text"] = {"median": statistics.median(times), "low": min(times)}
         row["seconds_per_text"]["high"] = max(times)
-        if (row["model"], row["how"]) in worth:
-            row["rougeL"] = worth[row["model"], row["how"]]
         print(row, flush=True)
     dtype = str(fast_dtype(model.device)).removeprefix("torch.")
     result |= {"texts": len(sources), "rounds": options.rounds, "dtype": dtype}
@@ -124,7 +131,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 alone = MBR in row["how"] or row["system"] == "autoregressive"
                 label = f"{row['model']}, {row['how']}" if alone else row["model"]
                 groups.setdefault(label, []).append(row)
-            for (label, own), mark in zip(groups.items(), MARKS, strict=False):
+            for (label, own), mark in zip(groups.items(), cycle(MARKS), strict=False):
                 times = [[1000 * row["seconds_per_text"][key] for row in own] for key in SPAN]
                 low, middle, high = (torch.tensor(one) for one in times)
                 bars = torch.stack([middle - low, high - middle])

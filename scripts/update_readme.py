@@ -448,15 +448,17 @@ def ablations() -> str:
         for row in result["rows"]:
             groups[row["round"], row["lever"]].append(row)
         for (number, lever), rows in groups.items():
-            base = mean(row["mean"] for row in groups[number, "default"])
-            gains = [row["mean"] - base for row in rows]
+            base = {row["seed"]: row["mean"] for row in groups[number, "default"]}
+            gains = [row["mean"] - base[row["seed"]] for row in rows]
             told = f"{mean(gains):+.1f}"
-            if len(rows) > 1:
+            if len(rows) > 1 and lever != "default":
                 told += f" ({min(gains):+.1f} to {max(gains):+.1f})"
             seeds = ", ".join(str(row["seed"]) for row in rows)
             pace = f"{mean(row['step_seconds'] for row in rows):.2f}"
             cells = [lever, f"{rows[0]['steps']:,}", seeds, pace, *scores(rows, columns), told]
-            cells += scores([row["test"] for row in rows], columns) if tested else []
+            if tested:
+                wrote = "test" in rows[0]  # those of the last round alone
+                cells += scores([row["test"] for row in rows], columns) if wrote else [""] * len(columns)
             lines.append(line(cells))
         title = f"**{result['dataset']}**, {result['system']}, {result['texts']} validation texts"
         title += f" (and {result['test_texts']} test texts):" if tested else ":"

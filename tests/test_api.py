@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
@@ -210,20 +211,18 @@ def test_precision_inside_the_network(model, monkeypatch):
         assert textdiff.generate(model, SOURCES[:2], dtype="auto") == texts[name]
 
 
-@pytest.mark.parametrize("speed", [4.0, 1.0, 0.01])
-def test_a_busy_machine_does_not_decide_the_precision(monkeypatch, speed):
-    """Whichever of the timings is disturbed."""
-    for busy in (torch.bfloat16, torch.float32):
-        for slow in range(3):
-            calls = dict.fromkeys((torch.bfloat16, torch.float32), 0)
+@pytest.mark.parametrize(("speed", "wins"), [(4, True), (1.6, True), (1.2, False), (0.01, False)])
+def test_a_busy_machine_does_not_decide_the_precision(monkeypatch, speed, wins):
+    """Wherever it is busy for four timings in a row."""
+    for start in range(5):
+        calls = count()
 
-            def timing(dtype, calls=calls, busy=busy, slow=slow):
-                calls[dtype] += 1
-                own = 1 / speed if dtype is torch.bfloat16 else 1.0
-                return own * (50 if dtype is busy and calls[dtype] - 1 in (slow, slow + 1) else 1)
+        def timing(dtype, calls=calls, start=start):
+            busy = start <= next(calls) < start + 4
+            return (50 if busy else 1) / (speed if dtype is torch.bfloat16 else 1)
 
-            monkeypatch.setattr(hardware, "_seconds", timing)
-            assert hardware._bfloat16_wins.__wrapped__() == (speed > 1)
+        monkeypatch.setattr(hardware, "_seconds", timing)
+        assert hardware._bfloat16_wins.__wrapped__() == wins
 
 
 def test_texts_from_nothing_are_drawn_and_answers_are_not(model, free):

@@ -21,6 +21,7 @@ from textdiff.tokenizer import Tokenizer
 from textdiff.train import Training
 from textdiff.twin import Twin
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import ablation
 import characters
@@ -29,6 +30,7 @@ import infilling
 import latency
 import summarization
 import unconditional
+import update_readme
 
 
 @pytest.mark.parametrize("levers", [ablation.LEVERS, ablation.TWIN_LEVERS], ids=["diffusion", "twin"])
@@ -37,6 +39,7 @@ def test_levers_change_what_exists(levers):
     known |= {f"model.{name}" for name in inspect.signature(Training).parameters}
     assert ablation.DEFAULT in levers
     assert {flag.split("=")[0] for flags in levers.values() for flag in flags} <= known
+    assert len(ablation.LEVERS) == len(ablation.TWIN_LEVERS)  # as many trials
 
 
 def test_levers_by_name_and_new_ones():
@@ -132,27 +135,64 @@ def test_mauve_by_the_states_of_a_judge():
     assert same > 95 > 50 > far
 
 
-def test_quality_of_the_models_that_were_timed(tmp_path):
-    metrics = {"metrics": {"rougeL": {"mean": 50.0}}, "candidates": 1}
+def test_models_are_timed_as_their_quality_was_found(tmp_path):
+    beam = {"name": "beam", "beams": 4, "length_penalty": 0.6}
+    told = {"sampler": "confidence", "steps": 8, "length_quantile": 0.4}
+    drawn = told | {"decoder": "sample", "temperature": 0.5, "utility": "rougeL"}
     rows = [
-        {"system": "lead", **metrics},
-        {"system": "autoregressive", "decoding": "greedy", **metrics},
-        {"system": "autoregressive", "decoding": {"name": "beam", "penalty": 1.0}, **metrics},
-        {"system": "autoregressive", "decoding": {"name": "sample"}, **metrics, "candidates": 8},
-        {"system": "embedding", "sampler": "confidence", "steps": 8, **metrics},
-        {"system": "embedding", "sampler": "confidence", "steps": 8, "training": "distilled", **metrics},
-        {"system": "embedding", "sampler": "confidence", "steps": 8, **metrics, "candidates": 8},
+        {"system": "autoregressive", "decoding": "greedy"},
+        {"system": "autoregressive", "decoding": beam},
+        {"system": "autoregressive", "decoding": {"name": "sample"}, "candidates": 8},
+        {"system": "embedding", **told},
+        {"system": "embedding", **drawn, "candidates": 8},
+        {"system": "embedding", **told, "training": "distilled"},
     ]
-    (tmp_path / "result.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    rows = [
+        {"candidates": 1, "seeds": 3, "nfe": 9, **row, "metrics": {"rougeL": {"mean": i}}}
+        for i, row in enumerate(rows)
+    ]
+    (tmp_path / "result.json").write_text(json.dumps({"rows": [{"system": "lead"}, *rows]}))
     options = SimpleNamespace(candidates=8, nfe=[8], mbr_nfe=8)
-    timed = {
+    ways = {
         (name, way)
         for name, system in (("autoregressive", "autoregressive"), ("embedding", "diffusion"))
         for way in latency.ways(SimpleNamespace(system=system), options)
     }
     found = latency.quality(tmp_path / "result.json")
-    assert set(found) == timed | {("embedding-distilled", "confidence, 8 steps")}
-    assert set(found.values()) == {50.0}
+    assert set(found) == ways | {("embedding-distilled", "confidence, 8 steps")}
+    assert [one["rougeL"] for one in found.values()] == list(range(6))
+    assert [one["options"] for one in found.values()] == [
+        {"decoding": "greedy"},
+        {"decoding": beam},
+        {"decoding": {"name": "sample"}, "candidates": 8},
+        told,
+        drawn | {"candidates": 8},
+        told,
+    ]
+
+
+def test_levers_of_several_seeds_on_one_line(monkeypatch):
+    """Gains seed by seed; test texts of the last round alone."""
+
+    def told(number, lever, seed, mean, **more):
+        row = {"round": number, "lever": lever, "steps": 9, "seed": seed, "step_seconds": 1}
+        return row | {"rougeL": {"4": mean + 1}, "bleu": {"4": mean - 1}, "mean": mean} | more
+
+    test = {"rougeL": {"4": 7.0}, "bleu": {"4": 5.0}}
+    rows = [told(1, "default", 0, 20.0), told(1, "wide", 0, 23.0)]
+    rows += [told(2, "default", seed, 10.0 * seed, test=test) for seed in (1, 3)]
+    rows += [told(2, "wide", seed, 10.0 * seed + seed, test=test) for seed in (1, 3)]
+    both = "7.0 ± 0.0 / 5.0 ± 0.0"
+    result = {"dataset": "x", "system": "diffusion", "texts": 2, "test_texts": 3, "rows": rows}
+    monkeypatch.setattr(update_readme, "results", lambda _: [("stem", result)])
+    monkeypatch.setattr(update_readme, "origin", lambda _: "origin")
+    lines = [line for line in update_readme.ablations().splitlines() if line.startswith(("| d", "| w"))]
+    assert lines == [
+        "| default | 9 | 0 | 1.00 | 21.0 / 19.0 | +0.0 |  |",
+        "| wide | 9 | 0 | 1.00 | 24.0 / 22.0 | +3.0 |  |",
+        f"| default | 9 | 1, 3 | 1.00 | 21.0 ± 10.0 / 19.0 ± 10.0 | +0.0 | {both} |",
+        f"| wide | 9 | 1, 3 | 1.00 | 23.0 ± 11.0 / 21.0 ± 11.0 | +2.0 (+1.0 to +3.0) | {both} |",
+    ]
 
 
 @pytest.mark.parametrize("worth", [{}, {"rougeL": 50.0}], ids=["steps", "quality"])

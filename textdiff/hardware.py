@@ -48,8 +48,8 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 @cache
 def _bfloat16_wins() -> bool:
-    # the best of rounds that take turns, of matrices so large that threads do not wait for each other:
-    # arithmetic of its own gains 4 and more there and emulation nothing, so that noise decides neither
+    # the best of rounds that take turns, of matrices so large that the waiting of threads matters little:
+    # arithmetic of its own gains 4 and more there, so that noise does not decide
     rounds = [(_seconds(torch.bfloat16), _seconds(torch.float32)) for _ in range(4)]
     fast, usual = map(min, zip(*rounds, strict=True))
     return 1.4 * fast < usual
