@@ -213,13 +213,12 @@ def test_precision_inside_the_network(model, monkeypatch):
 
 @pytest.mark.parametrize(("speed", "wins"), [(4, True), (1.6, True), (1.2, False), (0.01, False)])
 def test_a_busy_machine_does_not_decide_the_precision(monkeypatch, speed, wins):
-    """Wherever it is busy for four timings in a row."""
-    for start in range(5):
+    """Wherever it is busy for one or four of the eight timings in a row."""
+    for busy in (range(start, start + length) for length in (1, 4) for start in range(9 - length)):
         calls = count()
 
-        def timing(dtype, calls=calls, start=start):
-            busy = start <= next(calls) < start + 4
-            return (50 if busy else 1) / (speed if dtype is torch.bfloat16 else 1)
+        def timing(dtype, calls=calls, busy=busy):
+            return (50 if next(calls) in busy else 1) / (speed if dtype is torch.bfloat16 else 1)
 
         monkeypatch.setattr(hardware, "_seconds", timing)
         assert hardware._bfloat16_wins.__wrapped__() == wins

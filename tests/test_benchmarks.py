@@ -209,8 +209,9 @@ def test_a_picture_of_time(tmp_path, monkeypatch, worth):
     latency.plot({"rows": rows}, tmp_path / "plot.png")
     (panels,) = drawn
     assert [[len(group) for group in panel.containers] for panel in panels] == [[3, 3], [3, 3]]
-    (curve, *_), _ = panels[0].containers
+    (curve, _, (bars,)), _ = panels[0].containers
     assert list(curve.get_xdata()) == [200, 200]
+    assert np.allclose([segment[:, 0] for segment in bars.get_segments()], [[100, 300]] * 2)
     assert list(curve.get_ydata()) == ([50, 50] if worth else [2, 2])
 
 
