@@ -187,7 +187,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def plot(result: dict[str, Any], path: Path) -> None:
     """The gain of every lever over the default of its round and seed, all seeds as dots."""
     rounds = sorted({row["round"] for row in result["rows"]})
-    with common.picture(path, len(rounds), 5.5, 5) as panels:
+    height = 1.2 + 0.25 * len({row["lever"] for row in result["rows"]})
+    with common.picture(path, len(rounds), 5.5, height) as panels:
         for panel, number in zip(panels, rounds, strict=True):
             rows = [row for row in result["rows"] if row["round"] == number]
             base = {row["seed"]: row["mean"] for row in rows if row["lever"] == DEFAULT}
@@ -199,6 +200,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 panel.plot(gains[name], [i] * len(gains[name]), "o", color="C0")
             panel.axvline(0, color="black", linewidth=0.8)
             panel.set_yticks(range(len(order)), order, fontsize=8)
+            panel.set_ylim(-0.5, len(order) - 0.5)
             panel.set(
                 title=f"{rows[0]['steps']:,} steps", xlabel="mean of ROUGE-L and BLEU above the default"
             )
