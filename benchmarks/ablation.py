@@ -184,6 +184,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def gains(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """How far every lever of one round is above the default of the same seed, seed by seed."""
+    base = {row["seed"]: row["mean"] for row in rows if row["lever"] == DEFAULT}
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["lever"], []).append(row["mean"] - base[row["seed"]])
+    return found
+
+
 def plot(result: dict[str, Any], path: Path) -> None:
     """The gain of every lever over the default of its round and seed, all seeds as dots."""
     rounds = sorted({row["round"] for row in result["rows"]})
@@ -191,13 +200,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
     with common.picture(path, len(rounds), 5.5, height) as panels:
         for panel, number in zip(panels, rounds, strict=True):
             rows = [row for row in result["rows"] if row["round"] == number]
-            base = {row["seed"]: row["mean"] for row in rows if row["lever"] == DEFAULT}
-            gains: dict[str, list[float]] = {}
-            for row in rows:
-                gains.setdefault(row["lever"], []).append(row["mean"] - base[row["seed"]])
-            order = sorted(gains, key=lambda name: sum(gains[name]) / len(gains[name]))
+            above = gains(rows)
+            order = sorted(above, key=lambda name: sum(above[name]) / len(above[name]))
             for i, name in enumerate(order):
-                panel.plot(gains[name], [i] * len(gains[name]), "o", color="C0")
+                panel.plot(above[name], [i] * len(above[name]), "o", color="C0")
             panel.axvline(0, color="black", linewidth=0.8)
             panel.set_yticks(range(len(order)), order, fontsize=8)
             panel.set_ylim(-0.5, len(order) - 0.5)

@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
+from ablation import gains  # noqa: E402
 from common import RESULTS, how  # noqa: E402
 
 PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
@@ -448,11 +449,10 @@ def ablations() -> str:
         for row in result["rows"]:
             groups[row["round"], row["lever"]].append(row)
         for (number, lever), rows in groups.items():
-            base = {row["seed"]: row["mean"] for row in groups[number, "default"]}
-            gains = [row["mean"] - base[row["seed"]] for row in rows]
-            told = f"{mean(gains):+.1f}"
+            above = gains([row for row in result["rows"] if row["round"] == number])[lever]
+            told = f"{mean(above):+.1f}"
             if len(rows) > 1 and lever != "default":
-                told += f" ({min(gains):+.1f} to {max(gains):+.1f})"
+                told += f" ({min(above):+.1f} to {max(above):+.1f})"
             seeds = ", ".join(str(row["seed"]) for row in rows)
             pace = f"{mean(row['step_seconds'] for row in rows):.2f}"
             cells = [lever, f"{rows[0]['steps']:,}", seeds, pace, *scores(rows, columns), told]
