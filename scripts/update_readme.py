@@ -23,6 +23,7 @@ from common import RESULTS, how  # noqa: E402
 
 PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
 HEADLINES = ("e2e-distilled", "arxiv_titles-distilled")
+SEED = re.compile(r"-seed(\d+)$")
 FEW = (1, 4, 8, 16)  # numbers of steps in README
 NAMES = {
     "fact_accuracy": "facts %",
@@ -154,14 +155,41 @@ def headlines() -> str:
 
 
 def summaries() -> str:
-    """All summarization results, one after the other."""
-    parts = []
+    """All summarization results, one after the other; those of a name with -seedN in one table."""
+    groups: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
     for stem, result in results("summarization"):
-        title = f"**{result['dataset']}**: {budget(result)}, "
-        title += f"{result['test_examples']} test examples, one training seed."
-        plot = f"![quality against steps](results/{stem}.png)"
-        parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
+        groups[SEED.sub("", result["dataset"])].append((stem, result))
+    parts = []
+    for name, found in groups.items():
+        alone = [one for one in found if not SEED.search(one[1]["dataset"])]
+        for stem, result in alone:
+            title = f"**{name}**: {budget(result)}, "
+            title += f"{result['test_examples']} test examples, one training seed."
+            plot = f"![quality against steps](results/{stem}.png)"
+            parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
+        if repeated := [one for _, one in found if SEED.search(one["dataset"])]:
+            parts.append(repetitions(name, repeated))
     return "\n\n".join(parts) or "No figures yet."
+
+
+def repetitions(name: str, found: list[dict[str, Any]]) -> str:
+    """The same systems of several training seeds, row by row: figures of each, seed after seed."""
+    seeds = ", ".join(SEED.search(one["dataset"])[1] for one in found)
+    title = f"**{name}**, everything trained anew with other seeds ({seeds}): {budget(found[0])}, "
+    title += f"{found[0]['test_examples']} test examples; figures seed by seed."
+    columns = ("rouge1", "rougeL", "bleu")
+    heads = ["system", "how", "NFE", *(NAMES[key] for key in columns), "ROUGE-L ahead of greedy"]
+    lines = head(heads, 2)
+    for rows in zip(*(one["rows"] for one in found), strict=True):
+        first = rows[0]
+        if first["system"] == "copy":
+            continue
+        chosen_alike = first | {"length_quantile": 0.5}  # the quantile is each model's own
+        cells = [first["system"], how(chosen_alike), str(first.get("nfe", ""))]
+        cells += [" / ".join(f"{row['metrics'][key]['mean']:.1f}" for row in rows) for key in columns]
+        cells.append("; ".join(filter(None, map(paired, rows))))
+        lines.append(line(cells))
+    return "\n\n".join(["\n".join([title, "", *lines]), *map(origin, found)])
 
 
 def unconditional() -> str:
