@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -193,6 +194,35 @@ def test_levers_of_several_seeds_on_one_line(monkeypatch):
         f"| default | 9 | 1, 3 | 1.00 | 21.0 ± 10.0 / 19.0 ± 10.0 | +0.0 | {both} |",
         f"| wide | 9 | 1, 3 | 1.00 | 23.0 ± 11.0 / 21.0 ± 11.0 | +2.0 (+1.0 to +3.0) | {both} |",
     ]
+
+
+def test_training_seeds_of_summaries_share_a_table(monkeypatch):
+    """A row of every file on one line, whatever lengths each model chose; the first run keeps its own."""
+
+    def told(name, ahead, quantile):
+        metrics = {key: {"mean": ahead} for key in ("rouge1", "rougeL", "bleu")}
+        row = {"system": "embedding", "sampler": "confidence", "nfe": 4, "metrics": metrics}
+        row["rougeL_ahead_of_greedy"] = {"difference": ahead, "low": ahead - 1, "high": ahead + 1}
+        rows = [row | {"length_quantile": quantile}]
+        result = {"dataset": name, "test_examples": 9, "train_steps": ["9"], "rows": rows}
+        return f"summarization-{name}", result | {"budget": {"embedding": {"steps": 9}}}
+
+    found = [
+        told("x", 1.0, 0.4),
+        told("x-seed1", 2.0, 0.3),
+        told("x-seed4", -3.0, 0.5),
+        told("y", 5.0, 0.4),
+    ]
+    monkeypatch.setattr(update_readme, "results", lambda _: found)
+    monkeypatch.setattr(update_readme, "origin", lambda result: f"origin of {result['dataset']}")
+    page = update_readme.summaries()
+    assert re.findall(r"\*\*(.*?)\*\*", page) == ["x", "x", "y"]
+    assert "seeds (1, 4)" in page
+    assert re.findall("origin of .*", page) == [f"origin of {one['dataset']}" for _, one in found]
+    ahead = "+2.0 [+1.0, +3.0]; -3.0 [-4.0, -2.0]"
+    values = " | ".join(["2.0 / -3.0"] * 3)
+    assert f"| embedding | confidence | 4 | {values} | {ahead} |" in page
+    assert re.findall("results/.*png", page) == [f"results/summarization-{name}.png" for name in "xy"]
 
 
 @pytest.mark.parametrize("worth", [{}, {"rougeL": 50.0}], ids=["steps", "quality"])
