@@ -307,7 +307,7 @@ def test_command_line(trained, tmp_path):
         (r"--sampler: .*: no name in", ["--sampler", "{name: [renoise]}"]),
         ("'tau:0.3'", ["--sampler", "{name: renoise, tau:0.3}"]),
         ("argument --steps: invalid int value: 'x'; see textdiff generate --help", ["--steps", "x"]),
-        ("unrecognized arguments: --stepz", ["--stepz", "3"]),
+        ("unrecognized arguments: --stepz 3; see textdiff generate --help", ["--stepz", "3"]),
         (
             "--control_weight is for --must_contain, --must_avoid .*: leave it out",
             ["--control_weight", "2"],

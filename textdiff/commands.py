@@ -45,6 +45,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         sys.exit(f"textdiff: {message}; see {self.prog} --help")
 
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        """Nothing is unknown to a command and left to others: its own help is the one to see."""
+        found, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
 
 def spec(text: str) -> Spec:
     """A name, or `{name: renoise, tau: 0.3}`, read as in a configuration.
