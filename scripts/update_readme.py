@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -167,28 +167,37 @@ def summaries() -> str:
             title += f"{result['test_examples']} test examples, one training seed."
             plot = f"![quality against steps](results/{stem}.png)"
             parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
-        if repeated := [one for _, one in found if SEED.search(one["dataset"])]:
+        repeated = [one for _, one in found if SEED.search(one["dataset"])]
+        if repeated:
+            repeated.sort(key=lambda one: int(SEED.search(one["dataset"])[1]))
             parts.append(repetitions(name, repeated))
     return "\n\n".join(parts) or "No figures yet."
+
+
+def each(values: Sequence[str]) -> str:
+    """What all have alike once, else every one."""
+    return values[0] if len(set(values)) == 1 else " / ".join(values)
 
 
 def repetitions(name: str, found: list[dict[str, Any]]) -> str:
     """The same systems of several training seeds, row by row: figures of each, seed after seed."""
     seeds = ", ".join(SEED.search(one["dataset"])[1] for one in found)
-    title = f"**{name}**, everything trained anew with other seeds ({seeds}): {budget(found[0])}, "
-    title += f"{found[0]['test_examples']} test examples; figures seed by seed."
+    title = f"**{name}**, trained anew with the seeds {seeds}: {budget(found[0])}, "
+    title += f"{found[0]['test_examples']} test examples; where several figures stand, seed after seed."
     columns = ("rouge1", "rougeL", "bleu")
     heads = ["system", "how", "NFE", *(NAMES[key] for key in columns), "ROUGE-L ahead of greedy"]
     lines = head(heads, 2)
     for rows in zip(*(one["rows"] for one in found), strict=True):
-        first = rows[0]
-        if first["system"] == "copy":
+        kinds = {(row["system"], how(row | {"length_quantile": 0.5}), row.get("steps")) for row in rows}
+        if len(kinds) > 1:
+            raise ValueError(f"{name}: the files of its seeds have other rows: {kinds}")
+        if rows[0]["system"] == "copy":  # of records it is their lead, of texts it is in the first table
             continue
-        chosen_alike = first | {"length_quantile": 0.5}  # the quantile is each model's own
-        cells = [first["system"], how(chosen_alike), str(first.get("nfe", ""))]
-        cells += [" / ".join(f"{row['metrics'][key]['mean']:.1f}" for row in rows) for key in columns]
-        cells.append("; ".join(filter(None, map(paired, rows))))
-        lines.append(line(cells))
+        cells = [[row["system"], how(row), str(row.get("nfe", "")), paired(row)] for row in rows]
+        for key in columns:
+            for own, row in zip(cells, rows, strict=True):
+                own.insert(-1, f"{row['metrics'][key]['mean']:.1f}")
+        lines.append(line([each(column) for column in zip(*cells, strict=True)]))
     return "\n\n".join(["\n".join([title, "", *lines]), *map(origin, found)])
 
 

@@ -197,7 +197,7 @@ def test_levers_of_several_seeds_on_one_line(monkeypatch):
 
 
 def test_training_seeds_of_summaries_share_a_table(monkeypatch):
-    """A row of every file on one line, whatever lengths each model chose; the first run keeps its own."""
+    """A row of every file on one line, with the lengths each model chose; the first run keeps its own."""
 
     def told(name, ahead, quantile):
         metrics = {key: {"mean": ahead} for key in ("rouge1", "rougeL", "bleu")}
@@ -209,20 +209,24 @@ def test_training_seeds_of_summaries_share_a_table(monkeypatch):
 
     found = [
         told("x", 1.0, 0.4),
-        told("x-seed1", 2.0, 0.3),
-        told("x-seed4", -3.0, 0.5),
+        told("x-seed10", -3.0, 0.5),
+        told("x-seed4", 2.0, 0.3),
         told("y", 5.0, 0.4),
     ]
     monkeypatch.setattr(update_readme, "results", lambda _: found)
     monkeypatch.setattr(update_readme, "origin", lambda result: f"origin of {result['dataset']}")
     page = update_readme.summaries()
     assert re.findall(r"\*\*(.*?)\*\*", page) == ["x", "x", "y"]
-    assert "seeds (1, 4)" in page
-    assert re.findall("origin of .*", page) == [f"origin of {one['dataset']}" for _, one in found]
-    ahead = "+2.0 [+1.0, +3.0]; -3.0 [-4.0, -2.0]"
+    assert "seeds 4, 10:" in page
+    assert re.findall("origin of (.*)", page) == ["x", "x-seed4", "x-seed10", "y"]
+    ahead = "+2.0 [+1.0, +3.0] / -3.0 [-4.0, -2.0]"
     values = " | ".join(["2.0 / -3.0"] * 3)
-    assert f"| embedding | confidence | 4 | {values} | {ahead} |" in page
+    ways = "confidence, lengths at 0.3 / confidence"
+    assert f"| embedding | {ways} | 4 | {values} | {ahead} |" in page
     assert re.findall("results/.*png", page) == [f"results/summarization-{name}.png" for name in "xy"]
+    found[2][1]["rows"][0]["system"] = "masked"
+    with pytest.raises(ValueError, match="x: the files of its seeds have other rows"):
+        update_readme.summaries()
 
 
 @pytest.mark.parametrize("worth", [{}, {"rougeL": 50.0}], ids=["steps", "quality"])
