@@ -23,7 +23,7 @@ from common import RESULTS, how  # noqa: E402
 
 PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
 HEADLINES = ("e2e-distilled", "arxiv_titles-distilled")
-SEED = re.compile(r"-seed(\d+)$")
+SEED = re.compile(r"(.*?)(?:-seed(\d+))?")  # a name, and the training seed that it may end in
 FEW = (1, 4, 8, 16)  # numbers of steps in README
 NAMES = {
     "fact_accuracy": "facts %",
@@ -156,33 +156,26 @@ def headlines() -> str:
 
 def summaries() -> str:
     """All summarization results, one after the other; those of a name with -seedN in one table."""
-    groups: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-    for stem, result in results("summarization"):
-        groups[SEED.sub("", result["dataset"])].append((stem, result))
+    groups: dict[str, dict[int | None, dict[str, Any]]] = defaultdict(dict)
+    for _, result in results("summarization"):
+        name, seed = SEED.fullmatch(result["dataset"]).groups()
+        groups[name][seed and int(seed)] = result
     parts = []
-    for name, found in groups.items():
-        alone = [one for one in found if not SEED.search(one[1]["dataset"])]
-        for stem, result in alone:
+    for name, seeds in groups.items():
+        if (result := seeds.pop(None, None)) is not None:
             title = f"**{name}**: {budget(result)}, "
             title += f"{result['test_examples']} test examples, one training seed."
-            plot = f"![quality against steps](results/{stem}.png)"
+            plot = f"![quality against steps](results/summarization-{name}.png)"
             parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
-        repeated = [one for _, one in found if SEED.search(one["dataset"])]
-        if repeated:
-            repeated.sort(key=lambda one: int(SEED.search(one["dataset"])[1]))
-            parts.append(repetitions(name, repeated))
+        if seeds:
+            parts.append(repetitions(name, dict(sorted(seeds.items()))))
     return "\n\n".join(parts) or "No figures yet."
 
 
-def each(values: Sequence[str]) -> str:
-    """What all have alike once, else every one."""
-    return values[0] if len(set(values)) == 1 else " / ".join(values)
-
-
-def repetitions(name: str, found: list[dict[str, Any]]) -> str:
+def repetitions(name: str, seeds: dict[int, dict[str, Any]]) -> str:
     """The same systems of several training seeds, row by row: figures of each, seed after seed."""
-    seeds = ", ".join(SEED.search(one["dataset"])[1] for one in found)
-    title = f"**{name}**, trained anew with the seeds {seeds}: {budget(found[0])}, "
+    found = list(seeds.values())
+    title = f"**{name}**, trained anew with the seeds {', '.join(map(str, seeds))}: {budget(found[0])}, "
     title += f"{found[0]['test_examples']} test examples; where several figures stand, seed after seed."
     columns = ("rouge1", "rougeL", "bleu")
     heads = ["system", "how", "NFE", *(NAMES[key] for key in columns), "ROUGE-L ahead of greedy"]
@@ -193,12 +186,17 @@ def repetitions(name: str, found: list[dict[str, Any]]) -> str:
             raise ValueError(f"{name}: the files of its seeds have other rows: {kinds}")
         if rows[0]["system"] == "copy":  # of records it is their lead, of texts it is in the first table
             continue
-        cells = [[row["system"], how(row), str(row.get("nfe", "")), paired(row)] for row in rows]
-        for key in columns:
-            for own, row in zip(cells, rows, strict=True):
-                own.insert(-1, f"{row['metrics'][key]['mean']:.1f}")
+        cells = []
+        for row in rows:
+            means = [f"{row['metrics'][key]['mean']:.1f}" for key in columns]
+            cells.append([row["system"], how(row), str(row.get("nfe", "")), *means, paired(row)])
         lines.append(line([each(column) for column in zip(*cells, strict=True)]))
     return "\n\n".join(["\n".join([title, "", *lines]), *map(origin, found)])
+
+
+def each(values: Sequence[str]) -> str:
+    """What all have alike once, else every one."""
+    return values[0] if len(set(values)) == 1 else " / ".join(values)
 
 
 def unconditional() -> str:
@@ -485,8 +483,10 @@ def ablations() -> str:
         lines, groups = head(heads, 1), defaultdict(list)
         for row in result["rows"]:
             groups[row["round"], row["lever"]].append(row)
+        rounds = {number for number, _ in groups}
+        gained = {n: gains([row for row in result["rows"] if row["round"] == n]) for n in rounds}
         for (number, lever), rows in groups.items():
-            above = gains([row for row in result["rows"] if row["round"] == number])[lever]
+            above = gained[number][lever]
             told = f"{mean(above):+.1f}"
             if len(rows) > 1 and lever != "default":
                 told += f" ({min(above):+.1f} to {max(above):+.1f})"
