@@ -46,6 +46,11 @@ def load(source: str | Path, device: str = "auto") -> TextModel:
     return find_system(read_config(folder).system).from_pretrained(folder, chosen)
 
 
+def opened(model: TextModel | str | Path, device: str | torch.device = "auto") -> TextModel:
+    """A model, loaded if only its place is given."""
+    return model if isinstance(model, TextModel) else load(model, str(device))
+
+
 def generate(
     model: TextModel | str | Path,
     sources: Sequence[str] | None = None,
@@ -61,17 +66,19 @@ def generate(
         return_dict: give a `Generation` (texts, ids, candidates, NFE, seconds; with `trajectory=True`
             also the text after every step), not a list.
         options: all that `textdiff.generation.generate_texts` takes, where they are explained: `prompt`,
-            `num_samples`, `length` (tokens), `candidates`, `utility`, `seed`, `batch_size`, `dtype`,
-            `trajectory`, `progress` (a bar; off unless asked for), `gap`, `gap_length` (tokens); of
-            diffusion models `steps`, `sampler`, `decoder`, `temperature`, `guidance_scale`,
-            `length_quantile`, `block_length` (tokens written at a time), `given` (conditional, replace,
-            repaint), `noise` (share of wrong tokens, 0 to 1; see `denoise`), `controls` (a list of
-            `textdiff.control`'s); of autoregressive ones `decoding`.
+            `num_samples`, `length` (tokens), `candidates`, `utility`, `rescorer` (here also a directory),
+            `seed`, `batch_size`, `dtype`, `trajectory`, `progress` (a bar; off unless asked for), `gap`,
+            `gap_length` (tokens); of diffusion models `steps`, `sampler`, `decoder`, `temperature`,
+            `guidance_scale`, `length_quantile`, `block_length` (tokens written at a time), `given`
+            (conditional, replace, repaint), `noise` (share of wrong tokens, 0 to 1; see `denoise`),
+            `controls` (a list of `textdiff.control`'s); of autoregressive ones `decoding`.
 
     Raises:
         ValueError: a request that makes no sense or that the model cannot serve.
     """
-    loaded = model if isinstance(model, TextModel) else load(model)
+    loaded = opened(model)
+    if options.get("rescorer") is not None:
+        options["rescorer"] = opened(options["rescorer"], loaded.device)
     made = generate_texts(loaded, sources, **options)
     return made if return_dict else made.texts
 
@@ -156,7 +163,9 @@ def pipeline(
     if task not in tasks:
         raise ValueError(f"unknown task {task!r}; choose one of: {', '.join(tasks)}")
     given, key = tasks[task]
-    loaded = model if isinstance(model, TextModel) else load(model, device)
+    loaded = opened(model, device)
+    if defaults.get("rescorer") is not None:
+        defaults["rescorer"] = opened(defaults["rescorer"], loaded.device)
 
     def call(texts: str | Sequence[str], **options: Any) -> list[dict[str, str]]:
         inputs = {given: [texts] if isinstance(texts, str) else list(texts)}

@@ -16,7 +16,7 @@ from textdiff.model import TextModel
 from textdiff.movie import write_movie
 from textdiff.sampler import SAMPLERS
 
-METRICS = {"nll": ("bound", "evaluations"), "rouge": ("sampler", "decoding", "candidates")}
+METRICS = {"nll": ("bound", "evaluations"), "rouge": ("sampler", "decoding", "candidates", "rescorer")}
 PART = 256  # texts that are written before the first of them is shown
 
 
@@ -124,6 +124,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--sampler", type=spec, help=f"of written texts: {', '.join(SAMPLERS)}")
     sub.add_argument("--decoding", type=spec, help="of autoregressive models: greedy, beam, sample")
     sub.add_argument("--candidates", type=int, help="of written texts: the one of least Bayes risk")
+    sub.add_argument("--rescorer", help="or the likeliest by this autoregressive model")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--device", default="auto")
     sub = commands.add_parser("infill", help="write the missing words of texts")
@@ -166,6 +167,7 @@ def add_common(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--control_weight", type=float, help="of words and classifier; default: 1")
     sub.add_argument("--candidates", type=int, help="write several, give the one of least Bayes risk")
+    sub.add_argument("--rescorer", help="let this autoregressive model choose: the likeliest text")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--batch_size", type=int)
     sub.add_argument("--dtype", help="float32, bfloat16 or auto (the faster one)")
@@ -243,6 +245,8 @@ def measure(
         if wrong := [name for name in names if other != metric and name in options]:
             raise ValueError(f"--{wrong[0]} is for --metric {other}, not {metric}: leave it out")
     loaded = load(model, device)
+    if "rescorer" in options:
+        options["rescorer"] = load(options["rescorer"], device)
     columns = {"text_column": text_column, "summary_column": summary_column}
     data = open_data(loaded, file, max_test_examples=max_examples, **columns)
     found = {"nll": likelihood, "rouge": written}[metric](loaded, data, progress=True, **options)
@@ -280,6 +284,8 @@ def show(
         raise ValueError("--pieces is for --classifier: leave it out")
     options |= {"controls": controls} if controls else {}
     options |= {"progress": sys.stderr.isatty(), "trajectory": movie is not None}
+    if "rescorer" in options:
+        options["rescorer"] = load(options["rescorer"], str(loaded.device))
     for first, part in parts(options, whole=movie is not None):
         made = generate_texts(loaded, first=first, **part)
         for i, (text, candidates) in enumerate(zip(made.texts, made.candidates, strict=True), first):

@@ -34,7 +34,7 @@ from textdiff.sampler import SAMPLERS, Predict, Replacing, Resampling, Sampler, 
 from textdiff.schedule import SCHEDULES
 from textdiff.times import TIMES
 from textdiff.tokenizer import OPEN, Tokenizer
-from textdiff.transformer import Context
+from textdiff.transformer import Context, for_each
 
 
 def select(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
@@ -279,7 +279,7 @@ class TextDiffusion(TextModel):
         decoder = build(DECODERS, {"temperature": options.get("temperature", 1.0), **spec})
         warn_idle(self.process, sampler, decoder)
         with precision(self.device, request.dtype):
-            context = self.read(request.source, request.source_mask)
+            context = for_each(self.read(request.source, request.source_mask), request.reads)
         denoiser = self.guide(sampler, options.get("guidance_scale", 1.0), options.get("controls", ()))
         if noise is not None or any(OPEN in ids for ids in request.prompt):
             denoiser = GoesOn(denoiser, self.tokenizer.eos_id)

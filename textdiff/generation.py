@@ -2,9 +2,9 @@
 
 Text i with candidate c carries the number i * candidates + c, and all randomness is keyed by it, so a
 text does not depend on the batch size or on its neighbours. Candidates differ in noise and in length
-(quantile (c + 1/2) / candidates of the predicted distribution) and are chosen by minimum Bayes risk,
-which sees no reference. With a `length_quantile` q all quantiles u are u^(log q / log 1/2): the
-median is q.
+(quantile (c + 1/2) / candidates of the predicted distribution) and are chosen by minimum Bayes risk, or
+by a `rescorer`; neither sees a reference. With a `length_quantile` q all quantiles u are u^(log q / log
+1/2): the median is q.
 """
 
 import math
@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from textdiff.batches import pad
-from textdiff.config import Config
 from textdiff.fixed import fixed_weights
 from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
 from textdiff.noise import Noise
 from textdiff.options import DTYPES, check_request, check_values, choose, listed
 from textdiff.rerank import rerank
+from textdiff.rescore import rescore
 from textdiff.tokenizer import STAND_IN
 
 
@@ -38,7 +38,7 @@ class Generation:
         ids: token ids of all candidates in order, `len(texts) * candidates` lists.
         candidates: their texts, a list for every text.
         trajectory: for every candidate the text after each step, if asked for.
-        nfe: network evaluations of one text.
+        nfe: network evaluations of one candidate, that of a rescorer among them.
         seconds: wall time.
     """
 
@@ -75,6 +75,7 @@ def generate_texts(
     gap_length: int | None = None,
     candidates: int = 1,
     utility: str | None = None,
+    rescorer: TextModel | None = None,
     seed: int = 0,
     first: int = 0,
     batch_size: int = 64,
@@ -95,6 +96,7 @@ def generate_texts(
         gap_length: tokens for every gap; None = what the predicted length leaves, shared evenly.
         candidates: texts drawn for each answer; the one of least Bayes risk is given.
         utility: similarity by which they are compared: "rougeL" (None), "bleu" or "unigram_f1".
+        rescorer: an autoregressive model that chooses among them instead: the likeliest a token, by it.
         seed: same seed, same texts.
         first: number of the first text: a part of many is written as it would be among all of them.
         batch_size: candidates computed at once; does not change the texts.
@@ -116,10 +118,11 @@ def generate_texts(
     length, gap_length, candidates, batch_size, num_samples = numbers.values()
     if first < 0:
         raise ValueError(f"first must be at least 0, not {first}")
-    check_request(model, sources, prompt, gap, numbers, utility, seed, dtype)
+    check_request(model, sources, prompt, gap, numbers, utility, rescorer, seed, dtype)
     sized = length is not None or gap_length is not None
     options = choose(model, options, candidates, sized, gap)
     task = prepare(model, sources, prompt, num_samples, candidates, gap)
+    precise = DTYPES[dtype] or fast_dtype(model.device)
     request = partial(
         make_request,
         model,
@@ -130,14 +133,18 @@ def generate_texts(
         gap_length=gap_length,
         options=options,
         watch=trajectory,
-        dtype=DTYPES[dtype] or fast_dtype(model.device),
+        dtype=precise,
     )
     parts = batches(task, batch_size, model.config.max_source_length, progress)
     with fixed_weights(model.device):
         rows, watched, nfe = write_all(model, request, parts, len(task))
     texts = model.tokenizer.decode(rows)
     groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
-    best = rerank(groups, utility or "rougeL") if candidates > 1 else texts
+    best = texts
+    if rescorer is not None:
+        best, nfe = rescore(rescorer, sources, groups, batch_size=batch_size, dtype=precise), nfe + 1
+    elif candidates > 1:
+        best = rerank(groups, utility or "rougeL")
     return Generation(best, rows, groups, watched, nfe, time.perf_counter() - start)
 
 
@@ -160,10 +167,7 @@ def prepare(
         warnings.warn(f"the model's tokenizer does not keep {changed[0][:60]!r} as it is", stacklevel=3)
     if gap is not None:
         prompts = model.tokenizer.encode_gaps(prompt, gap)
-    marked = [config.source_prefix + text for text in sources or []]
-    read = cut(encode(marked), config) if sources is not None else None
-    # some tokenizers see nothing in a text; training reads it so as well
-    read = read and [ids or [model.tokenizer.sep_id] for ids in read]
+    read = model.source_ids(sources) if sources is not None else None
     hidden = [0] * count
     if config.conditioning == "prefix":
         heads = [[*ids, model.tokenizer.sep_id] for ids in read]
@@ -174,17 +178,6 @@ def prepare(
     task = Task(pick, [prompts[i] for i in rows], [hidden[i] for i in rows], candidates)
     task.order = sorted(range(len(rows)), key=lambda i: (len(pick[i]) if pick else 0, i))
     return task
-
-
-def cut(sources: list[list[int]], config: Config) -> list[list[int]]:
-    """What the model reads of its sources; says so where they are longer than any in training."""
-    most, whole = config.max_source_length, config.source_window is not None
-    if long := sum(len(ids) > most for ids in sources):
-        fate = f"only the first {most} tokens are read"
-        if whole:
-            fate = f"read whole, but the model knows no order of parts after the first {most} tokens"
-        warnings.warn(f"{long} of {len(sources)} sources: {fate}", stacklevel=4)
-    return sources if whole else [ids[:most] for ids in sources]
 
 
 def batches(task: Task, batch_size: int, most: int, progress: bool) -> Sequence[list[int]]:
@@ -213,15 +206,20 @@ def make_request(
 ) -> Request:
     """The rows of one batch as tensors on the model's device; `settings` are those of `Request`."""
     index = [first + row for row in rows]
-    source = source_mask = None
+    source = source_mask = reads = None
     if task.sources is not None:
-        source, source_mask = pad([task.sources[i] for i in rows], model.tokenizer.pad_id)
-        source, source_mask = source.to(model.device), source_mask.to(model.device)
+        own = [row // task.candidates for row in rows]
+        place = {one: n for n, one in enumerate(dict.fromkeys(own))}  # candidates share their source
+        ids = [task.sources[one * task.candidates] for one in place]
+        source, source_mask = (one.to(model.device) for one in pad(ids, model.tokenizer.pad_id))
+        if len(place) < len(rows):
+            reads = torch.tensor([place[one] for one in own], device=model.device)
     return Request(
         seed=seed,
         index=index,
         source=source,
         source_mask=source_mask,
+        reads=reads,
         prompt=[task.prompts[i] for i in rows],
         hidden=torch.tensor([task.hidden[i] for i in rows]),
         quantile=quantiles(model, task, index, seed, settings["options"].get("length_quantile", 0.5)),

@@ -4,6 +4,8 @@ The diffusion model (`diffusion.py`) and its autoregressive baseline (`twin.py`)
 training, generation and evaluation know nothing else.
 """
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,7 +65,8 @@ class Request:
 
     Attributes:
         index: B global numbers of the texts; with `seed` they fix all randomness.
-        source, source_mask: `(B, S)`, or None without a source.
+        source, source_mask: `(N, S)`, every source once, or None without a source.
+        reads: `(B,)` which of them every text has; None = its own.
         prompt: B lists of given first tokens, empty lists for none; or of all tokens of a text, with
             `OPEN` where some are to be written.
         hidden: `(B,)` how many of them are the source of a prefix model, not part of the text.
@@ -87,6 +90,7 @@ class Request:
     watch: bool = False
     dtype: torch.dtype = torch.float32
     options: dict[str, Any] = field(default_factory=dict)
+    reads: Tensor | None = None
 
     def cut(self, ids: Tensor, valid: Tensor) -> list[list[int]]:
         """The tokens of `ids (B, L)` that belong to the texts: no padding, no hidden source."""
@@ -149,6 +153,19 @@ class TextModel(nn.Module):
     def network(self) -> nn.Module:
         """The part that is worth compiling."""
         raise NotImplementedError
+
+    def source_ids(self, sources: Sequence[str]) -> list[list[int]]:
+        """Ids of sources as in training; says so where they are longer than any was there."""
+        ids = self.tokenizer.encode([self.config.source_prefix + text for text in sources])
+        # some tokenizers see nothing in a text; training reads it so as well
+        ids = [one or [self.tokenizer.sep_id] for one in ids]
+        most, whole = self.config.max_source_length, self.config.source_window is not None
+        if long := sum(len(one) > most for one in ids):
+            fate = f"only the first {most} tokens are read"
+            if whole:
+                fate = f"read whole, but the model knows no order of parts after the first {most} tokens"
+            warnings.warn(f"{long} of {len(ids)} sources: {fate}", stacklevel=4)
+        return ids if whole else [one[:most] for one in ids]
 
     def fit_data(self, data: Statistics) -> None:
         """Start from what can be counted."""

@@ -11,6 +11,7 @@ from textdiff.config import named
 from textdiff.control import Control, WordAt
 from textdiff.model import TextModel
 from textdiff.rerank import UTILITIES
+from textdiff.rescore import check_rescorer
 from textdiff.sampler import SAMPLERS
 from textdiff.twin import SYSTEMS
 
@@ -29,6 +30,7 @@ def check_request(
     gap: str | None,
     numbers: dict[str, int | None],
     utility: str | None,
+    rescorer: TextModel | None,
     seed: int,
     dtype: str,
 ) -> None:
@@ -45,6 +47,12 @@ def check_request(
         raise ValueError(f"utility {utility!r} is unknown; choose one of {', '.join(UTILITIES)}")
     if utility is not None and numbers["candidates"] == 1:
         raise ValueError("utility chooses among candidates: give candidates=2 or more, or leave it out")
+    if rescorer is not None:
+        if numbers["candidates"] == 1:
+            raise ValueError("rescorer chooses among candidates: give candidates=2 or more, or none")
+        if utility is not None:
+            raise ValueError("utility and rescorer both choose among candidates: leave one of them out")
+        check_rescorer(rescorer, model.config.conditioning)
     if num_samples is not None and (sources is not None or prompt is not None):
         raise ValueError("num_samples is for texts from nothing; leave out sources and prompt, or it")
     if sources is not None and prompt is not None and len(sources) != len(prompt):

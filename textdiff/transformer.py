@@ -49,6 +49,11 @@ class Context:
         return replace(self, keys_values=pairs, mask=self.mask[:, :1], copied=copied)
 
 
+def for_each(context: Context | None, reads: Tensor | None) -> Context | None:
+    """Sources that were read once, for the texts that read them, `reads (B,)`; None = one for each."""
+    return context if context is None or reads is None else context.select(reads)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Softmax attention: `q (B, H, L, K)`, `k, v (B, H, S, K)`, additive `bias` -> `(B, H, L, K)`."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:

@@ -37,7 +37,7 @@ from textdiff.pointer import Pointer
 from textdiff.process.process import scaled
 from textdiff.sampler import precision
 from textdiff.tokenizer import OPEN, Tokenizer
-from textdiff.transformer import Context, KeyValue, Transformer
+from textdiff.transformer import Context, KeyValue, Transformer, for_each
 
 Cache = list[KeyValue] | None
 WINDOW = 5
@@ -125,6 +125,7 @@ class Twin(TextModel):
         """Nats a token of (1), EOS included; in training with the config's label smoothing."""
         ids, smoothing = batch["ids"], self.config.label_smoothing
         context = self.encode_source(batch.get("source"), batch.get("source_mask"))
+        context = for_each(context, batch.get("reads"))
         inputs = F.pad(ids[:, :-1], (WINDOW, 0), value=self.tokenizer.eos_id)
         logits = self(inputs, self.table(), context)[0].float()
         nll = token_nats(logits, ids)
@@ -175,7 +176,8 @@ class Writer:
 
     def __init__(self, twin: Twin, request: Request) -> None:
         self.twin, self.table = twin, twin.table()
-        self.context = twin.encode_source(request.source, request.source_mask)
+        context = twin.encode_source(request.source, request.source_mask)
+        self.context = for_each(context, request.reads)
         self.eos, self.limit = twin.tokenizer.eos_id, twin.config.max_length
         self.texts = torch.zeros(len(request.index), 0, dtype=torch.long, device=twin.device)
         self.prompt = pad(request.prompt, OPEN)[0].to(twin.device)
