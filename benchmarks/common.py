@@ -93,6 +93,21 @@ def add_budget(parser: argparse.ArgumentParser, minutes: float = 15) -> None:
     parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
 
 
+def add_rescoring(parser: argparse.ArgumentParser) -> None:
+    """The flags of texts that the twin chooses among candidates of diffusion."""
+    parser.add_argument(
+        "--rescore",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="also the likeliest, by the twin, of so many texts of diffusion",
+    )
+    parser.add_argument(
+        "--rescore_nfe", type=int, nargs="+", default=[2, 4], help="steps of each of them"
+    )
+
+
 def add_texts(parser: argparse.ArgumentParser, config: str) -> None:
     """The flags of a benchmark that trains on texts alone."""
     parser.add_argument("--config", default=config)
@@ -230,8 +245,16 @@ def how(row: dict[str, Any]) -> str:
     parts = [spec["name"] if isinstance(spec, dict) else spec, row.get("training", "")]
     place = row.get("length_quantile", 0.5)
     parts.append(f"lengths at {place:g}" if place != 0.5 else "")
-    parts.append(f"MBR of {row['candidates']}" if row.get("candidates", 1) > 1 else "")
+    parts.append(chosen(row))
     return ", ".join(part for part in parts if part)
+
+
+def chosen(row: dict[str, Any]) -> str:
+    """How one of several candidates was chosen, in words; nothing for a single text."""
+    many = row.get("candidates", 1)
+    if "rescorer" in row:
+        return f"best of {many} by the twin"
+    return f"MBR of {many}" if many > 1 else ""
 
 
 def commit() -> str:

@@ -7,7 +7,8 @@
 Rounds go through all rows before any row is measured again, since machines drift; the median of rounds is
 reported with their range. Texts are the first ones of the file. With `--quality`, a result of
 `summarization.py` about the same models, they are written with the settings that were chosen there, and
-the ROUGE-L of all its texts stands beside the time.
+the ROUGE-L of all its texts stands beside the time. With `--rescore` candidates are chosen by the first
+autoregressive model among them, whose time counts.
 """
 
 import argparse
@@ -28,9 +29,8 @@ from textdiff.generation import generate_texts
 from textdiff.hardware import fast_dtype
 from textdiff.model import TextModel
 
-MBR = "MBR"
 MARKS = "osD^vP*X"
-SETTINGS = "sampler", "steps", "decoder", "temperature", "length_quantile", "decoding", "utility"
+SETTINGS = "sampler steps decoder temperature length_quantile decoding utility rescorer".split()
 SPAN = "low", "median", "high"
 
 
@@ -45,22 +45,36 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nfe", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--candidates", type=int, default=1, help="also MBR of so many, if above 1")
     parser.add_argument("--mbr_nfe", type=int, default=8)
+    common.add_rescoring(parser)
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()
 
 
 def ways(model: TextModel, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Decodings of the twin, or numbers of steps; then MBR."""
-    many = options.candidates
+    """Decodings of the twin, or numbers of steps; then several candidates."""
+    mbr = {"candidates": options.candidates}
     if model.system == "autoregressive":
-        found = {"greedy": {"decoding": "greedy"}, "beam": {"decoding": "beam"}}
-        mbr = {f"sample, {MBR} of {many}": {"decoding": "sample", "candidates": many}}
+        found = [{"decoding": name} for name in ("greedy", "beam")]
+        found += [{"decoding": "sample", **mbr}] * (options.candidates > 1)
     else:
-        found = {f"confidence, {n} steps": {"sampler": "confidence", "steps": n} for n in options.nfe}
-        how = {"sampler": "confidence", "steps": options.mbr_nfe, "candidates": many}
-        mbr = {f"confidence, {options.mbr_nfe} steps, {MBR} of {many}": how}
-    return found | (mbr if many > 1 else {})
+        found = [{"steps": n} for n in options.nfe]
+        found += [{"steps": options.mbr_nfe, **mbr}] * (options.candidates > 1)
+        told = {"rescorer": "autoregressive"}
+        found += [
+            {"steps": n, "candidates": many, **told}
+            for many in options.rescore
+            for n in options.rescore_nfe
+        ]
+        found = [{"sampler": "confidence"} | one for one in found]
+    return {way_of(one): one for one in found}
+
+
+def way_of(row: dict[str, Any]) -> str:
+    """A way to write, in words."""
+    steps = "sampler" in row
+    way = f"{row['sampler']}, {row['steps']} steps" if steps else named(row["decoding"])["name"]
+    return ", ".join(filter(None, [way, common.chosen(row)]))
 
 
 def quality(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -69,14 +83,11 @@ def quality(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         if row["system"] in ("lead", "copy"):
             continue
-        steps = "sampler" in row
-        way = f"{row['sampler']}, {row['steps']} steps" if steps else named(row["decoding"])["name"]
         options = {key: row[key] for key in SETTINGS if key in row}
         if row["candidates"] > 1:
-            way += f", {MBR} of {row['candidates']}"
             options["candidates"] = row["candidates"]
         name = "-".join([row["system"], *([row["training"]] if "training" in row else [])])
-        found[name, way] = {"rougeL": row["metrics"]["rougeL"]["mean"], "options": options}
+        found[name, way_of(row)] = {"rougeL": row["metrics"]["rougeL"]["mean"], "options": options}
     return found
 
 
@@ -85,8 +96,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     result = common.header("latency", options.name, "test")
     worth = quality(options.quality) if options.quality else {}
     rows: list[dict[str, Any]] = []
-    for folder in options.models:
-        model = load(folder)
+    models = {folder: load(folder) for folder in options.models}
+    twins = [model for model in models.values() if model.system == "autoregressive"]
+    if options.rescore and not twins:
+        sys.exit("latency: --rescore needs the twin among --models")
+    for folder, model in models.items():
         data = open_data(model, options.test_file, max_test_examples=options.texts)
         sources = [example.source for example in data.examples("test")]
         name = common.name_of(model)
@@ -98,7 +112,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             row: dict[str, Any] = {"system": name, "model": key[0], "how": way, "options": how}
             row |= worth.get(key, {})
             for size in options.batch_sizes:
-                call = (model, sources, row["options"] | {"batch_size": size, "dtype": "auto"})
+                given = row["options"] | {"batch_size": size, "dtype": "auto"}
+                given |= {"rescorer": twins[0]} if "rescorer" in given else {}
+                call = (model, sources, given)
                 rows.append(row | {"batch_size": size, "call": call, "times": []})
     for number in range(options.rounds + 1):
         for row in rows:
@@ -127,10 +143,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for panel, size in zip(panels, sizes, strict=True):
             rows = [row for row in result["rows"] if row["batch_size"] == size and axis in row]
             groups: dict[str, list[dict[str, Any]]] = {}
-            for row in rows:  # one text in several steps is a curve, all others are points
-                alone = MBR in row["how"] or row["system"] == "autoregressive"
-                label = f"{row['model']}, {row['how']}" if alone else row["model"]
-                groups.setdefault(label, []).append(row)
+            for row in rows:  # numbers of steps make a curve, all else is a point
+                told = [part for part in row["how"].split(", ") if part != "confidence"]
+                told = [part for part in told if not part.endswith(" steps")]
+                groups.setdefault(", ".join([row["model"], *told]), []).append(row)
             for (label, own), mark in zip(groups.items(), cycle(MARKS), strict=False):
                 times = [[1000 * row["seconds_per_text"][key] for row in own] for key in SPAN]
                 low, middle, high = (torch.tensor(one) for one in times)

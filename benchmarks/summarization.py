@@ -56,6 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samplers", nargs="+", default=["confidence", "ancestral"])
     parser.add_argument("--candidates", type=int, default=8, help="for MBR; 1: no MBR")
     parser.add_argument("--mbr_nfe", type=int, default=16)
+    common.add_rescoring(parser)
     parser.add_argument("--max_examples", type=int, help="only the first test examples")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument(
@@ -184,11 +185,11 @@ def write(
 
 
 def choose(
-    model: TextModel, held: list[Any], size: int, settings: list[dict[str, Any]]
+    model: TextModel, held: list[Any], size: int, settings: list[dict[str, Any]], **fixed: Any
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """The setting with the best ROUGE-L on held-out validation examples, and the ROUGE-L of all."""
     references = [example.references for example in held]
-    written = [write(model, held, size, **one)[0].texts for one in settings]
+    written = [write(model, held, size, **one, **fixed)[0].texts for one in settings]
     scores = [statistics.mean(rouge(texts, references)["rougeL"]) for texts in written]
     best = settings[max(range(len(settings)), key=scores.__getitem__)]
     names = [json.dumps(one) for one in settings]
@@ -209,6 +210,28 @@ def mbr_row(
     chosen = best | {"candidates": options.candidates}
     made = write(model, examples, options.batch_size, options.seeds, **chosen)
     return row(name, made, examples, model, **chosen, utility="rougeL", validation_rougeL=trials)
+
+
+def rescored_rows(
+    name: str,
+    model: TextModel,
+    twin: TextModel,
+    examples: list[Any],
+    held: list[Any],
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Of several candidates the one that the twin finds likeliest; lengths are chosen as for MBR."""
+    rows = []
+    for many in options.rescore:
+        usual = {"sampler": "confidence", "steps": max(options.rescore_nfe), "candidates": many}
+        grid = [usual | {"length_quantile": q} for q in QUANTILES]
+        best, trials = choose(model, held[:100], options.batch_size, grid, rescorer=twin)
+        for nfe in options.rescore_nfe:
+            how = best | {"steps": nfe}
+            made = write(model, examples, options.batch_size, options.seeds, rescorer=twin, **how)
+            told = {"rescorer": "autoregressive", "validation_rougeL": trials}
+            rows.append(row(name, made, examples, model, **how, **told))
+    return rows
 
 
 def diffusion_rows(
@@ -316,10 +339,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         found = twin_rows(trained, examples, held, options)
         rows += [one | {"training": "distilled"} for one in found]
     for name in options.processes:
-        rows += diffusion_rows(models[name], examples, held, options)
-        if options.distill:
-            found = diffusion_rows(models[f"{name}{DISTILLED}"], examples, held, options)
-            rows += [one | {"training": "distilled"} for one in found]
+        for trained in [name, *[f"{name}{DISTILLED}"] * options.distill]:
+            found = diffusion_rows(models[trained], examples, held, options)
+            twin = models["autoregressive"]
+            found += rescored_rows(name, models[trained], twin, examples, held, options)
+            rows += [one | ({} if trained == name else {"training": "distilled"}) for one in found]
     common.compare(rows)
     result |= {
         **common.asked(options),

@@ -147,13 +147,14 @@ def test_models_are_timed_as_their_quality_was_found(tmp_path):
         {"system": "embedding", **told},
         {"system": "embedding", **drawn, "candidates": 8},
         {"system": "embedding", **told, "training": "distilled"},
+        {"system": "embedding", **told, "candidates": 3, "rescorer": "autoregressive"},
     ]
     rows = [
         {"candidates": 1, "seeds": 3, "nfe": 9, **row, "metrics": {"rougeL": {"mean": i}}}
         for i, row in enumerate(rows)
     ]
     (tmp_path / "result.json").write_text(json.dumps({"rows": [{"system": "lead"}, *rows]}))
-    options = SimpleNamespace(candidates=8, nfe=[8], mbr_nfe=8)
+    options = SimpleNamespace(candidates=8, nfe=[8], mbr_nfe=8, rescore=[3], rescore_nfe=[8])
     ways = {
         (name, way)
         for name, system in (("autoregressive", "autoregressive"), ("embedding", "diffusion"))
@@ -161,7 +162,7 @@ def test_models_are_timed_as_their_quality_was_found(tmp_path):
     }
     found = latency.quality(tmp_path / "result.json")
     assert set(found) == ways | {("embedding-distilled", "confidence, 8 steps")}
-    assert [one["rougeL"] for one in found.values()] == list(range(6))
+    assert [one["rougeL"] for one in found.values()] == list(range(7))
     assert [one["options"] for one in found.values()] == [
         {"decoding": "greedy"},
         {"decoding": beam},
@@ -169,6 +170,7 @@ def test_models_are_timed_as_their_quality_was_found(tmp_path):
         told,
         drawn | {"candidates": 8},
         told,
+        told | {"candidates": 3, "rescorer": "autoregressive"},
     ]
 
 
