@@ -220,18 +220,16 @@ def test_blocks_read_as_much_of_a_long_text_as_has_positions(monkeypatch):
     """The last block is shorter than the others and reads more."""
     model, seen = make_model(), []
     monkeypatch.setattr(
-        model.denoiser,
-        "embed",
-        lambda x_t, t, mask, log: (
-            seen.append((x_t, mask)) or type(model.denoiser).embed(model.denoiser, x_t, t, mask, log)
-        ),
+        model.process,
+        "see",
+        lambda x_t, t: seen.append((x_t, t)) or type(model.process).see(model.process, x_t, t),
     )
     made = generate_texts(
         model, num_samples=1, length=30, block_length=4, steps=1, decoder="sample", seed=2
     )
     ids = made.ids[0]
     assert len(ids) == 30, "the text ended by itself: take another seed"
-    reads = [model.process.round(x_t)[0].tolist() for x_t, mask in seen if not mask.any()]
+    reads = [model.process.round(x_t)[0].tolist() for x_t, t in seen if not t.any()]
     starts = range(4, 30, 4)  # nothing is before the first block
     assert reads == [ids[:start][-(LONG - min(4, 30 - start)) :] for start in starts]
 

@@ -695,14 +695,27 @@ def test_the_adaptive_solver_draws_tokens_at_its_end_alone():
     truth, shown, mask, valid = given_batch()
     calls = []
 
-    def decoder(logits: Tensor, noise: Noise) -> Tensor:
-        calls.append(len(logits))
-        return DECODERS["sample"]()(logits, noise)
+    class Counted(DECODERS["sample"]):
+        def decode(self, probs: Tensor, noise: Noise) -> Tensor:
+            calls.append(len(probs))
+            return super().decode(probs, noise)
 
     inputs = (shown, mask, valid, None, noise(3, valid=valid))
-    predict = Predict(Perfect(make_process("embedding"), truth), decoder, *inputs)
+    predict = Predict(Perfect(make_process("embedding"), truth), Counted(), *inputs)
     make_sampler("ode", 600)(predict)
     assert len(calls) == 1 < predict.evaluations
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 50.0])
+def test_predictions_are_tempered(temperature):
+    truth, shown, mask, valid = given_batch()
+    inputs = (shown, mask, valid, None, noise(3, valid=valid))
+    decoder = DECODERS["softmax"](temperature=temperature)
+    predict = Predict(Perfect(make_process("embedding"), truth), decoder, *inputs)
+    probs = predict(predict.first(), predict.times(1.0))
+    clean = F.one_hot(truth, V).float()
+    assert torch.allclose(probs[mask], (50 / temperature * clean).softmax(-1)[mask])
+    assert torch.equal(probs[~mask], F.one_hot(shown, V).float()[~mask])
 
 
 def test_the_source_matters_to_a_perturbed_model():

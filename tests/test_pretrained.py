@@ -166,14 +166,8 @@ def test_time_previous_and_length_are_read(networks):
         def logits(told=0.5, previous=None, left=0, model=model, x_t=x_t, valid=valid):
             """With the time told beside what is read, and as if `left` tokens more followed."""
             t, ending = torch.full((1, 6), 0.5), model.denoiser.ending
-            log_posterior = model.process.log_posterior(x_t, t)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(
-                    model.process,
-                    "features",
-                    lambda x, _, p: type(model.process).features(model.process, x, t, p),
-                )
-                h = model.denoiser.embed(x_t, torch.full((1, 6), told), valid, log_posterior, previous)
+            read = model.process.see(x_t, t).features
+            h = model.denoiser.embed(x_t, torch.full((1, 6), told), valid, read, previous)
             longer = ending(torch.ones(1, 6 + left, dtype=torch.bool), None)[:, :6]
             return model.denoiser.run(h + longer, valid)
 

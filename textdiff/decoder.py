@@ -23,6 +23,7 @@ class Decoder(ABC):
     """
 
     single = False  # all mass on one token
+    plain = False  # the network's own probabilities, as they are
 
     def __init__(self, temperature: float = 1.0) -> None:
         if not 0 < temperature < math.inf:
@@ -40,6 +41,10 @@ class Decoder(ABC):
 
 class Softmax(Decoder):
     """The posterior mean."""
+
+    @property
+    def plain(self) -> bool:
+        return self.temperature == 1
 
     def decode(self, probs: Tensor, noise: Noise) -> Tensor:
         return probs

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from textdiff.encoder import Encoder
 from textdiff.pointer import Pointer
-from textdiff.process import Process
+from textdiff.process import Process, Seen
 from textdiff.schedule import Schedule
 from textdiff.transformer import Context, Transformer
 
@@ -128,14 +128,14 @@ class Denoiser(nn.Module):
             return Past([], valid)
         t = torch.zeros(ids.shape, device=ids.device)
         x_0, given = self.process.encode(ids), torch.zeros_like(valid)
-        h = self.embed(x_0, t, given, self.process.log_posterior(x_0, t))
+        h = self.embed(self.process.see(x_0, t).features, t, given)
         h = h + self.position.weight[: ids.shape[1]] + self.open_end
         _, pairs = self.transformer(h, valid, context)
         return Past(pairs, valid)
 
-    def embed(self, x_t: Tensor, t: Tensor, mask: Tensor, log_posterior: Tensor) -> Tensor:
+    def embed(self, features: Tensor, t: Tensor, mask: Tensor) -> Tensor:
         """What the network reads of every token, `(B, L, D)`, but for its place."""
-        h = self.read(self.process.features(x_t, t, log_posterior))
+        h = self.read(features)
         h = h + self.gamma(time_features(self.process.schedule, t.expand(mask.shape)))
         return h + self.given * ~mask[..., None]
 
@@ -157,6 +157,7 @@ class Denoiser(nn.Module):
         context: Context | None = None,
         previous: Tensor | None = None,
         past: Past | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         """Token logits `(B, L, V)`.
 
@@ -167,10 +168,11 @@ class Denoiser(nn.Module):
             context: the source, from `encode_source`.
             previous: `(B, L, E)` the last prediction, by `process.reread`; a row of zeros = none.
             past: what all of this follows as an open block, from `remember`; None = a whole text.
+            seen: what the process sees of `x_t` at `t`, where it is known already.
         """
-        log_posterior = self.process.log_posterior(x_t, t)
+        seen = self.process.see(x_t, t) if seen is None else seen
         place, ending = self.places(valid, past)
-        h = self.embed(x_t, t, mask, log_posterior) + self.position(place) + ending
+        h = self.embed(seen.features, t, mask) + self.position(place) + ending
         if previous is not None:
             h = h + self.previous(previous)
         if past is None:
@@ -180,10 +182,10 @@ class Denoiser(nn.Module):
             h, _ = self.transformer(h, visible, context, past.states or None, place)
         logits = F.linear(self.out(h) * self.scale, self.process.table(), self.bias + self.bar)
         if self.pointer is None:
-            return logits + log_posterior
+            return logits + seen.log_posterior
         # the mixture is what is known before the noisy token is seen: a copied word may be a rare one
         prior = self.process.log_prior
-        return self.pointer(h, logits + prior, context) + (log_posterior + (self.bar - prior))
+        return self.pointer(h, logits + prior, context) + (seen.log_posterior + (self.bar - prior))
 
 
 def bar_of(vocabulary: int, barred: Iterable[int]) -> Tensor:

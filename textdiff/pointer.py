@@ -1,6 +1,7 @@
 """Copying: a source token can be the answer itself (Vinyals et al. 2015, arXiv:1506.03134).
 
-    p(v) = a_0 p_vocabulary(v) + sum_s a_s [source_s = v]
+    p(v) = a_0 p_vocabulary(v) + c_v,   c_v = sum_s a_s [source_s = v]                              (1)
+    log p(v) = log p_vocabulary(v) + log(1 + c_v / (a_0 p_vocabulary(v))) + log a_0                 (2)
 
 where a is a softmax over the null token and the source (the pointer sentinel mixture, Merity et al. 2017,
 arXiv:1609.07843, equations 3 to 5). The memory's null token is the sentinel: a dropped source leaves the
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from textdiff.transformer import Context
 
 STAY = 6.0  # logit of the sentinel at first: most of the mass, among some hundred tokens
-LEAST = 1e-30  # probability of what is nowhere: finite in float32
+LEAST = 1e-30  # of what is copied, for a finite logarithm
 
 
 class Pointer(nn.Module):
@@ -37,15 +38,24 @@ class Pointer(nn.Module):
 
     def remember(self, context: Context, memory: Tensor, source: Tensor) -> Context:
         """`context` with what can be copied: `memory (B, 1 + S, D)` of the tokens `source (B, S)`."""
-        return replace(context, copied=(self.key(memory), F.pad(source, (1, 0))))
+        first = (source[:, :, None] == source[:, None]).int().argmax(-1)  # place of the same token
+        shifted = (F.pad(one, (1, 0)) for one in (source, first))
+        return replace(context, copied=(self.key(memory), *shifted))
 
     def forward(self, h: Tensor, logits: Tensor, context: Context) -> Tensor:
-        """Log probabilities `(B, L, V)` float32 of the mixture for `h (B, L, D)`, `logits (B, L, V)`."""
-        keys, tokens = context.copied
+        """Logits `(B, L, V)` float32 of (2), but for log a_0, for `h (B, L, D)` and `logits (B, L, V)`.
+
+        Of a vocabulary only the tokens of the source are touched: all the others keep their logits.
+        """
+        keys, tokens, first = context.copied
         scores = (self.query(h) @ keys.transpose(-1, -2)).float() * h.shape[-1] ** -0.5
         scores = F.pad(self.stay[None], (0, scores.shape[-1] - 1)) + scores
-        share = torch.softmax(scores.masked_fill(~context.mask[:, None], -torch.inf), -1)
-        probs = torch.softmax(logits.float(), -1) * share[..., :1]
-        place = tokens[:, None, 1:].expand(-1, share.shape[1], -1)
-        # in place: of a vocabulary a copy costs as much as all of the copying
-        return probs.scatter_add_(-1, place, share[..., 1:]).add_(LEAST).log()
+        scores = scores.masked_fill(~context.mask[:, None], -torch.inf)
+        log_stay = scores[..., :1] - scores.logsumexp(-1, keepdim=True)
+        share = torch.softmax(scores, -1)[..., 1:]
+        place, first = (one[:, None, 1:].expand_as(share) for one in (tokens, first))
+        mass = torch.zeros_like(share).scatter_add(-1, first, share)  # of a token, at its first place
+        logits = logits.float()
+        log_vocabulary = logits.gather(-1, place) - logits.logsumexp(-1, keepdim=True)
+        gain = F.softplus(mass.clamp(min=LEAST).log() - log_stay - log_vocabulary)
+        return logits.scatter_add(-1, place, gain.masked_fill(mass == 0, 0.0))

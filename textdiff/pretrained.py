@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from textdiff.config import Config, named
 from textdiff.denoiser import TIME_FEATURES, Past, bar_of, last, time_features, tokens_left
 from textdiff.hardware import steady_attention
-from textdiff.process import Process
+from textdiff.process import Process, Seen
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context
 
@@ -79,11 +79,11 @@ class PretrainedDenoiser(nn.Module):
         return Past([(self.words(ids) + self.open_end,)], valid)
 
     def embed(
-        self, x_t: Tensor, t: Tensor, mask: Tensor, log_posterior: Tensor, previous: Tensor | None
+        self, x_t: Tensor, t: Tensor, mask: Tensor, features: Tensor, previous: Tensor | None
     ) -> Tensor:
         """What the network reads of every token, `(B, L, D)`, but for the end of the text."""
         t = t.expand(mask.shape)
-        h = self.read(self.process.features(x_t, t, log_posterior))
+        h = self.read(features)
         h = h + self.time(torch.cat([time_features(self.process.schedule, t), t[..., None]], -1))
         if previous is None:
             previous = torch.zeros_like(h)
@@ -125,15 +125,16 @@ class PretrainedDenoiser(nn.Module):
         context: Context | None = None,
         previous: Tensor | None = None,
         past: Past | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         """Token logits `(B, L, V)`; see `Denoiser.forward`. There is no `context`."""
-        log_posterior = self.process.log_posterior(x_t, t)
-        h = self.embed(x_t, t, mask, log_posterior, previous) + self.ending(valid, past)
+        seen = self.process.see(x_t, t) if seen is None else seen
+        h = self.embed(x_t, t, mask, seen.features, previous) + self.ending(valid, past)
         if past is not None:
             (before,) = past.states[0]
             h, valid = torch.cat([before.to(h.dtype), h], 1), torch.cat([past.mask, valid], 1)
         logits = self.run(h, valid)[:, -x_t.shape[1] :]
-        return logits + self.bar + self.skip * log_posterior
+        return logits + self.bar + self.skip * seen.log_posterior
 
 
 def open_network(config: Config, tokenizer: Tokenizer) -> tuple[nn.Module, Config]:

@@ -183,6 +183,7 @@ class OracleDenoiser(nn.Module):
         context: Context | None = None,
         previous: Tensor | None = None,
         past: Tensor | None = None,
+        seen: object = None,
     ) -> Tensor:
         """log p(w_i | x_t, given words, what comes before by `remember`), `(B, L, V)`."""
         emissions = self.process.log_likelihood(x_t, t).double()

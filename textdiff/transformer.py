@@ -27,25 +27,25 @@ class Context:
         keys_values: one pair a layer.
         mask: `(B, S)` bool, False = hidden.
         pooled: `(B, D)` mean of the memory.
-        copied: keys `(B, S, D)` and numbers `(B, S)` of what a `Pointer` chooses from, if there is one.
+        copied: what a `Pointer` chooses from, if there is one; every tensor begins with `(B, S)`.
     """
 
     keys_values: list[KeyValue]
     mask: Tensor
     pooled: Tensor
-    copied: tuple[Tensor, Tensor] | None = None
+    copied: tuple[Tensor, ...] | None = None
 
     def select(self, rows: Tensor) -> Self:
         """The same for some rows of the batch, `rows` int64 or bool."""
         pairs = [(k[rows], v[rows]) for k, v in self.keys_values]
-        copied = self.copied and (self.copied[0][rows], self.copied[1][rows])
+        copied = self.copied and tuple(one[rows] for one in self.copied)
         some = {"mask": self.mask[rows], "pooled": self.pooled[rows], "copied": copied}
         return replace(self, keys_values=pairs, **some)
 
     def null(self) -> Self:
         """The memory's first row alone: what a dropped source leaves."""
         pairs = [(k[:, :, :1], v[:, :, :1]) for k, v in self.keys_values]
-        copied = self.copied and (self.copied[0][:, :1], self.copied[1][:, :1])
+        copied = self.copied and tuple(one[:, :1] for one in self.copied)
         return replace(self, keys_values=pairs, mask=self.mask[:, :1], copied=copied)
 
 

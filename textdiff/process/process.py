@@ -11,6 +11,7 @@ the laws of `tests/test_laws.py`, which run over every entry of `PROCESSES`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,23 @@ from textdiff.schedule import Schedule
 def scaled(rows: Tensor) -> Tensor:
     """Embeddings `(..., D)` of one norm, that of unit variance a coordinate."""
     return F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
+
+
+@dataclass
+class Seen:
+    """What a denoiser reads of noisy tokens; every token's follows from its own state and time.
+
+    Attributes:
+        log_posterior: `(B, L, V)`. features: `(B, L, F)`.
+    """
+
+    log_posterior: Tensor
+    features: Tensor
+
+    def put(self, place: tuple[Tensor, Tensor], tokens: "Seen") -> None:
+        """Take over what is seen of n `tokens`, of the shape `(n, 1)`, at their `place`."""
+        self.log_posterior[place] = tokens.log_posterior[:, 0]
+        self.features[place] = tokens.features[:, 0]
 
 
 class Process(nn.Module, ABC):
@@ -132,6 +150,11 @@ class Process(nn.Module, ABC):
     def log_posterior(self, x_t: Tensor, t: Tensor) -> Tensor:
         """log p(token | x_t) of tokens that are independent, `(B, L, V)`, up to a constant."""
         return self.log_likelihood(x_t, t) + self.log_prior
+
+    def see(self, x_t: Tensor, t: Tensor) -> Seen:
+        """What a denoiser reads of `x_t` at `t (B, L)`."""
+        log_posterior = self.log_posterior(x_t, t)
+        return Seen(log_posterior, self.features(x_t, t, log_posterior))
 
     def reread(self, probs: Tensor) -> Tensor:
         """Mean embedding `(B, L, D)` under `probs (B, L, V)`, as the network reads it."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from textdiff.decoder import Decoder, one_hot
 from textdiff.noise import Noise
+from textdiff.process import Seen
 from textdiff.schedule import Schedule
 from textdiff.transformer import Context
 
@@ -69,6 +70,7 @@ class Predict:
         self.previous: Tensor | None = None
         self.latest: Tensor | None = None
         self.shift: Tensor | None = None  # of the clean mean, as controls want it
+        self.seen: Seen | None = None  # of a state that stays
         self.evaluations = 0
 
     def hold(self, ids: Tensor, mask: Tensor) -> None:
@@ -87,7 +89,20 @@ class Predict:
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Decoded probabilities `(B, L, V)` at the times `t (B, L)`."""
-        return self.settle(self.decoder(self.read(x_t, t), self.noise))
+        logits = self.read(x_t, t)
+        return self.latest if self.decoder.plain else self.settle(self.decoder(logits, self.noise))
+
+    def look(self, x_t: Tensor, t: Tensor, changed: Tensor | None = None) -> None:
+        """See a state for all predictions that follow; after the first time what `changed (B, L)`.
+
+        What is seen of a token takes its probability under every word: much of the time of a prediction.
+        """
+        with precision(x_t.device, self.dtype):
+            if changed is None:
+                self.seen = self.process.see(x_t, t)
+                return
+            place = changed.nonzero(as_tuple=True)
+            self.seen.put(place, self.process.see(x_t[place][:, None], t[place][:, None]))
 
     def read(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Logits; their own probabilities are `latest` then."""
@@ -99,6 +114,7 @@ class Predict:
                 valid=self.valid,
                 context=self.context,
                 previous=self.previous,
+                **({} if self.seen is None else {"seen": self.seen}),
             ).float()
         self.evaluations += self.denoiser.evaluations
         self.shift = getattr(self.denoiser, "shift", None)
@@ -242,14 +258,17 @@ class Confidence(Sampler):
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         count = predict.mask.sum(1, keepdim=True)
-        pace = count.clamp(1, self.steps)
+        pace, chosen = count.clamp(1, self.steps), None
         for i in range(1, self.steps + 1):
             start = predict.times(1.0)
-            probs = predict(predict.clear(x_1, start), start)
+            x_t = predict.clear(x_1, start)
+            predict.look(x_t, start, chosen)  # what is open stays as it was
+            probs = predict(x_t, start)
             left = (count * (1 - i / pace)).clamp(min=0).round()
             rank = self.sureness(predict).argsort(dim=1, descending=True, stable=True).argsort(1)
             leaving = predict.mask.sum(1, keepdim=True) - left
-            predict.give(predict.mask & (rank < leaving), probs.argmax(-1))
+            chosen = predict.mask & (rank < leaving)
+            predict.give(chosen, probs.argmax(-1))
             predict.advance(i)
             if not predict.mask.any():
                 break
