@@ -93,11 +93,18 @@ def add_budget(parser: argparse.ArgumentParser, minutes: float = 15) -> None:
     parser.add_argument("--set", nargs="*", default=[], help="further training flags, x=y")
 
 
+def several(text: str) -> int:
+    """A number of candidates among which there is a choice."""
+    if (count := int(text)) < 2:
+        raise argparse.ArgumentTypeError(f"{count}: of one text none is chosen; give 2 or more")
+    return count
+
+
 def add_rescoring(parser: argparse.ArgumentParser) -> None:
     """The flags of texts that the twin chooses among candidates of diffusion."""
     parser.add_argument(
         "--rescore",
-        type=int,
+        type=several,
         nargs="+",
         default=[],
         metavar="N",

@@ -706,7 +706,7 @@ BUGS = [
         "sampler/sampler.py",
         "predict.look(x_t, start, chosen)",
         "predict.look(x_t, start) if chosen is None else None",
-        "laws oracle infill rescore",
+        "laws",
     ),
     Bug(
         "a tempered decoder's probabilities are the network's",

@@ -706,6 +706,21 @@ def test_the_adaptive_solver_draws_tokens_at_its_end_alone():
     assert len(calls) == 1 < predict.evaluations
 
 
+@pytest.mark.parametrize("conditioning", ["none", "cross", "prefix"])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_what_is_seen_of_open_tokens_is_kept(process, conditioning, monkeypatch):
+    """By `confidence`: the same texts as where every step looks at all of them anew."""
+    model = make_model(process, conditioning)
+    model.length.fit(torch.tensor([0.0, *[1.0] * 6, *[0.0] * 6]))
+    options = {"sampler": "confidence", "steps": 4, "candidates": 3, "seed": 5}
+    given = {"num_samples": 6} if conditioning == "none" else {"sources": ["bcde", "a", "bb"] * 2}
+    kept = generate_texts(model, **given, **options)
+    looks = []
+    monkeypatch.setattr(Predict, "look", lambda predict, *_: looks.append(predict))
+    assert generate_texts(model, **given, **options).ids == kept.ids
+    assert looks and all(predict.seen is None for predict in looks)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 50.0])
 def test_predictions_are_tempered(temperature):
     truth, shown, mask, valid = given_batch()

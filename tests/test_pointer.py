@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from textdiff.config import Config
-from textdiff.denoiser import Denoiser
+from textdiff.denoiser import Denoiser, Guided
 from textdiff.diffusion import TextDiffusion
-from textdiff.pointer import Pointer
+from textdiff.pointer import Pointer, first_places
 from textdiff.process import PROCESSES
 from textdiff.schedule import Cosine
 from textdiff.tokenizer import Tokenizer
@@ -82,6 +82,27 @@ def test_a_rare_word_is_copied_as_surely_as_a_common_one_but_none_that_is_barred
             assert (probs[0, :, 8] > 0.05).all() and (probs[1, :, 8] < 1e-6).all()
         else:
             assert (probs.argmax(-1) == expected).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [3.0, 10.0])
+def test_guidance_writes_nothing_that_is_barred(scale):
+    """Not even where all of the copying points at it."""
+    denoiser = make_denoiser()
+    denoiser.pointer.stay.fill_(-20.0)
+    every, t = torch.ones(1, 4).bool(), torch.ones(1, 4)
+    source = torch.full((1, 3), 7)
+    context = denoiser.encode_source(source, torch.ones_like(source).bool())
+    guided = Guided(denoiser, scale)
+    probs = guided(torch.randn(1, 4, D), t, mask=every, valid=every, context=context).softmax(-1)
+    assert (probs[..., [0, 7]] < 1e-6).all()
+
+
+def test_first_places():
+    ids = torch.randint(0, 6, (20, 13), generator=torch.Generator().manual_seed(0))
+    expected = [[row.index(token) for token in row] for row in ids.tolist()]
+    assert first_places(ids).tolist() == expected
+    assert first_places(ids[:, :0]).shape == (20, 0)
 
 
 @pytest.mark.parametrize("kind", [TextDiffusion, Twin])

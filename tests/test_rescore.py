@@ -11,6 +11,7 @@ from conftest import run_training, write_rows
 import textdiff
 from textdiff import commands, corpus
 from textdiff.evaluation import likelihood, open_data
+from textdiff.generation import generate_texts
 from textdiff.rescore import log_probs, rescore
 
 # the tiny models read 48 tokens
@@ -79,7 +80,28 @@ def test_what_is_too_long_comes_last(twin):
     (known,) = log_probs(twin, SOURCES[:1], [[long, "zq xj kv"]])
     assert known[long] == -torch.inf < known["zq xj kv"]
     assert rescore(twin, SOURCES[:1], [[long, "zq xj kv"]]) == ["zq xj kv"]
-    assert rescore(twin, SOURCES[:1], [[long, long]]) == [long]
+    with pytest.warns(
+        UserWarning, match="1 of 1 texts: all candidates are longer than"
+    ):
+        assert rescore(twin, SOURCES[:1], [[long, long]]) == [long]
+
+
+def test_given_words_are_not_judged(twin, tmp_path):
+    """A likelihood of the rest, given them: their number does not dilute it."""
+    start, ends = "The mayor of the town said that", [" no.", " it rains again, and more."]
+    (known,) = log_probs(twin, SOURCES[:1], [[start + end for end in ends]], [start])
+    prefix = len(twin.tokenizer.encode([start])[0])
+    for text in known:
+        count = len(twin.tokenizer.encode([text])[0]) + 1
+        whole = alone(twin, SOURCES[0], text, tmp_path) * count
+        ids = torch.tensor([[*twin.tokenizer.encode([text])[0], twin.tokenizer.eos_id]])
+        source = torch.tensor([twin.source_ids(SOURCES[:1])[0]])
+        batch = {"ids": ids, "source": source, "source_mask": torch.ones_like(source).bool()}
+        first = torch.arange(count)[None] < prefix
+        nats = twin.nats(batch | {"mask": first}, seed=0).parts["tokens"].item()
+        assert known[text] == pytest.approx((whole + nats) / (count - prefix), abs=1e-4)
+    other = log_probs(twin, SOURCES[:1], [[start + ends[0]]], ["Nobody"])[0]
+    assert other == log_probs(twin, SOURCES[:1], [[start + ends[0]]])[0]
 
 
 def test_generation_takes_the_likeliest_candidate(model, twin):
@@ -144,6 +166,10 @@ def test_refused_models(model, twin, unconditional):
         textdiff.generate(model, SOURCES, candidates=2, rescorer=model)
     with pytest.raises(ValueError, match="trained with sources, the model that writes without them"):
         textdiff.generate(unconditional / "model", num_samples=2, candidates=2, rescorer=twin)
+    with pytest.raises(ValueError, match="rescorer: give a loaded model, not 'twin'"):
+        generate_texts(model, SOURCES, candidates=2, rescorer="twin")
+    with pytest.raises(ValueError, match="rescorer is for texts that are written on"):
+        textdiff.infill(model, ["The ___ ."], SOURCES[:1], candidates=2, rescorer=twin)
     with pytest.raises(ValueError, match="no_such_model"):
         textdiff.generate(model, SOURCES, candidates=2, rescorer="no_such_model")
 

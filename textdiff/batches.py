@@ -40,6 +40,15 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor
     return ids, valid
 
 
+def portions(order: Iterable[int], lengths: Sequence[int], size: float, most: int) -> list[list[int]]:
+    """Rows in `order` by at most `size`; fewer of those whose `lengths` are above `most`."""
+    parts: list[list[int]] = []
+    for row in order:  # the longest comes last
+        full = not parts or len(parts[-1]) + 1 > size * min(1, most / max(lengths[row], 1))
+        parts.append([row]) if full else parts[-1].append(row)
+    return parts
+
+
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """A batch with its tensors there."""
     return {key: one.to(device) if isinstance(one, Tensor) else one for key, one in batch.items()}

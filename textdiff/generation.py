@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textdiff.batches import pad
+from textdiff.batches import pad, portions
 from textdiff.fixed import fixed_weights
 from textdiff.hardware import fast_dtype
 from textdiff.model import Request, TextModel
@@ -142,7 +142,9 @@ def generate_texts(
     groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
     best = texts
     if rescorer is not None:
-        best, nfe = rescore(rescorer, sources, groups, batch_size=batch_size, dtype=precise), nfe + 1
+        given = prompt if options.get("noise") is None else None  # a text to be repaired is not
+        best = rescore(rescorer, sources, groups, given, batch_size=batch_size, dtype=precise)
+        nfe += 1
     elif candidates > 1:
         best = rerank(groups, utility or "rougeL")
     return Generation(best, rows, groups, watched, nfe, time.perf_counter() - start)
@@ -182,11 +184,8 @@ def prepare(
 
 def batches(task: Task, batch_size: int, most: int, progress: bool) -> Sequence[list[int]]:
     """Row numbers of every batch, of similar source lengths; fewer of sources longer than `most`."""
-    parts: list[list[int]] = []
-    for row in task.order:  # the longest comes last
-        length = len(task.sources[row]) if task.sources else 0
-        full = not parts or len(parts[-1]) + 1 > batch_size * min(1, most / max(length, 1))
-        parts.append([row]) if full else parts[-1].append(row)
+    lengths = [len(ids) for ids in task.sources] if task.sources else [0] * len(task)
+    parts = portions(task.order, lengths, batch_size, most)
     if not progress:
         return parts
     from tqdm import tqdm

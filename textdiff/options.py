@@ -53,6 +53,8 @@ def check_request(
         if utility is not None:
             raise ValueError("utility and rescorer both choose among candidates: leave one of them out")
         check_rescorer(rescorer, model.config.conditioning)
+        if gap is not None:
+            raise ValueError("rescorer is for texts that are written on; with gaps leave it out")
     if num_samples is not None and (sources is not None or prompt is not None):
         raise ValueError("num_samples is for texts from nothing; leave out sources and prompt, or it")
     if sources is not None and prompt is not None and len(sources) != len(prompt):

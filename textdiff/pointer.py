@@ -18,7 +18,17 @@ from torch import Tensor, nn
 from textdiff.transformer import Context
 
 STAY = 6.0  # logit of the sentinel at first: most of the mass, among some hundred tokens
+MOST = 300.0  # gain of a copied word: guidance must not lift one that is never generated
 LEAST = 1e-30  # of what is copied, for a finite logarithm
+
+
+def first_places(ids: Tensor) -> Tensor:
+    """For every place of `ids (B, S)` the first one with the same token, `(B, S)`."""
+    tokens, order = ids.sort(stable=True)
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    begins = F.pad(tokens[:, 1:] != tokens[:, :-1], (1, 0), value=True)
+    start = (place * begins).cummax(1).values if ids.shape[1] else place
+    return torch.zeros_like(ids).scatter(1, order, order.gather(1, start))
 
 
 class Pointer(nn.Module):
@@ -38,8 +48,7 @@ class Pointer(nn.Module):
 
     def remember(self, context: Context, memory: Tensor, source: Tensor) -> Context:
         """`context` with what can be copied: `memory (B, 1 + S, D)` of the tokens `source (B, S)`."""
-        first = (source[:, :, None] == source[:, None]).int().argmax(-1)  # place of the same token
-        shifted = (F.pad(one, (1, 0)) for one in (source, first))
+        shifted = (F.pad(one, (1, 0)) for one in (source, first_places(source)))
         return replace(context, copied=(self.key(memory), *shifted))
 
     def forward(self, h: Tensor, logits: Tensor, context: Context) -> Tensor:
@@ -57,5 +66,6 @@ class Pointer(nn.Module):
         mass = torch.zeros_like(share).scatter_add(-1, first, share)  # of a token, at its first place
         logits = logits.float()
         log_vocabulary = logits.gather(-1, place) - logits.logsumexp(-1, keepdim=True)
-        gain = F.softplus(mass.clamp(min=LEAST).log() - log_stay - log_vocabulary)
+        odds = mass.clamp(min=LEAST).log() - log_stay - log_vocabulary
+        gain = F.softplus(odds.clamp(max=MOST))
         return logits.scatter_add(-1, place, gain.masked_fill(mass == 0, 0.0))

@@ -9,11 +9,14 @@ after those before it hears that. Likelihoods are a token, the end of the text a
 favour the shortest. No reference is seen.
 """
 
+import warnings
 from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
 
 import torch
 
-from textdiff.batches import pad
+from textdiff.batches import pad, portions, to_device
 from textdiff.fixed import fixed_weights
 from textdiff.model import TextModel
 from textdiff.sampler import precision
@@ -21,6 +24,8 @@ from textdiff.sampler import precision
 
 def check_rescorer(rescorer: TextModel, conditioning: str) -> None:
     """Refuse models that cannot judge texts of a model with this `conditioning`."""
+    if not isinstance(rescorer, TextModel):
+        raise ValueError(f"rescorer: give a loaded model, not {rescorer!r}")
     if rescorer.system != "autoregressive":
         raise ValueError(
             "rescorer: diffusion models know but a bound of a likelihood; give an autoregressive one "
@@ -39,6 +44,7 @@ def log_probs(
     model: TextModel,
     sources: Sequence[str] | None,
     groups: Sequence[Sequence[str]],
+    prompt: Sequence[str] | None = None,
     *,
     batch_size: int = 64,
     dtype: torch.dtype = torch.float32,
@@ -48,37 +54,56 @@ def log_probs(
     Args:
         model: an autoregressive model.
         sources: one for every group; None without.
-        batch_size: texts read at once, or those of one group.
+        prompt: the given first words of every group, which are not judged; None without.
+        batch_size: texts read at once, or those of one group; fewer of very long sources.
         dtype: precision inside the network.
     """
     scores: list[dict[str, float]] = [{} for _ in groups]
     texts = [list(dict.fromkeys(group)) for group in groups]  # equal candidates are read once
-    read = None if sources is None else model.source_ids(sources)
-    blank = model.tokenizer.pad_id
-    order = sorted(range(len(groups)), key=lambda i: len(read[i]) if read else 0)
+    read = [[]] * len(groups) if sources is None else model.source_ids(sources)
+    given = [[]] * len(groups) if prompt is None else model.tokenizer.encode(prompt)
+    lengths = [len(ids) for ids in read]
+    order = sorted(range(len(groups)), key=lengths.__getitem__)
+    size = batch_size / max(map(len, texts), default=1)
     with fixed_weights(model.device), precision(model.device, dtype):
-        size = max(1, batch_size // max(map(len, texts), default=1))
-        for first in range(0, len(order), size):
-            some = order[first : first + size]
-            pairs = [(i, text) for i in some for text in texts[i]]
-            rows = model.tokenizer.encode([text for _, text in pairs])
+        for some in portions(order, lengths, size, model.config.max_source_length):
+            owners = [n for n, i in enumerate(some) for _ in texts[i]]
+            rows = model.tokenizer.encode([text for i in some for text in texts[i]])
             rows = [[*ids, model.tokenizer.eos_id] for ids in rows]
-            fits = [len(ids) <= model.config.max_length for ids in rows]
-            ids, mask = pad([row[: model.config.max_length] for row in rows], blank)
-            batch = {"ids": ids, "mask": mask}
-            if read is not None:
-                batch["source"], batch["source_mask"] = pad([read[i] for i in some], blank)
-                batch["reads"] = torch.tensor([n for n, i in enumerate(some) for _ in texts[i]])
-            found = model.nats({key: one.to(model.device) for key, one in batch.items()}, seed=0)
+            ids, valid = pad([row[: model.config.max_length] for row in rows], model.tokenizer.pad_id)
+            skip = torch.tensor([alike(row, given[some[n]]) for n, row in zip(owners, rows, strict=True)])
+            batch = {"ids": ids, "mask": valid & (torch.arange(ids.shape[1]) >= skip[:, None])}
+            if sources is not None:
+                own = pad([read[i] for i in some], model.tokenizer.pad_id)
+                batch |= {"source": own[0], "source_mask": own[1], "reads": torch.tensor(owners)}
+            found = model.nats(to_device(batch, model.device), seed=0)
             means = -(sum(found.parts.values()) / found.tokens)
-            for (i, text), mean, fit in zip(pairs, means.tolist(), fits, strict=True):
-                scores[i][text] = mean if fit else -torch.inf
+            known = iter(zip(rows, means.tolist(), strict=True))
+            for i in some:
+                for text in texts[i]:
+                    row, mean = next(known)
+                    scores[i][text] = mean if len(row) <= model.config.max_length else -torch.inf
     return scores
 
 
+def alike(ids: list[int], given: list[int]) -> int:
+    """How many first tokens of a text are those given; its end is never."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids[:-1], given, strict=False)))
+
+
 def rescore(
-    model: TextModel, sources: Sequence[str] | None, groups: Sequence[Sequence[str]], **options: int
+    model: TextModel,
+    sources: Sequence[str] | None,
+    groups: Sequence[Sequence[str]],
+    prompt: Sequence[str] | None = None,
+    **options: Any,
 ) -> list[str]:
-    """The likeliest text of every group, of equals the first; `options` are those of `log_probs`."""
-    scores = log_probs(model, sources, groups, **options)
+    """The likeliest text of every group, of equals the first; arguments are those of `log_probs`."""
+    scores = log_probs(model, sources, groups, prompt, **options)
+    if lost := sum(max(known.values()) == -torch.inf for known in scores):
+        warnings.warn(
+            f"{lost} of {len(groups)} texts: all candidates are longer than the rescorer's "
+            f"{model.config.max_length} tokens; the first one is given",
+            stacklevel=3,
+        )
     return [max(group, key=known.__getitem__) for group, known in zip(groups, scores, strict=True)]

@@ -90,12 +90,15 @@ class Predict:
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Decoded probabilities `(B, L, V)` at the times `t (B, L)`."""
         logits = self.read(x_t, t)
-        return self.latest if self.decoder.plain else self.settle(self.decoder(logits, self.noise))
+        if getattr(self.decoder, "plain", False):
+            return self.latest
+        return self.settle(self.decoder(logits, self.noise))
 
     def look(self, x_t: Tensor, t: Tensor, changed: Tensor | None = None) -> None:
         """See a state for all predictions that follow; after the first time what `changed (B, L)`.
 
-        What is seen of a token takes its probability under every word: much of the time of a prediction.
+        What is seen of a token takes its probability under every word: much of the time of a prediction,
+        for one `(B, L, V)` that is kept.
         """
         with precision(x_t.device, self.dtype):
             if changed is None:
