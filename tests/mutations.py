@@ -718,8 +718,8 @@ BUGS = [
     Bug(
         "every candidate rescored with the first source",
         "rescore.py",
-        "torch.tensor([n for n",
-        "torch.tensor([0 for n",
+        "owners = [n for n",
+        "owners = [0 for n",
         "rescore",
     ),
     Bug(
@@ -1222,7 +1222,7 @@ BUGS = [
     Bug(
         "analytic skip left out",
         "denoiser.py",
-        "return logits + log_posterior",
+        "return logits + seen.log_posterior",
         "return logits",
         "denoiser",
     ),
@@ -1299,7 +1299,7 @@ BUGS = [
     Bug(
         "no skip in a pretrained denoiser",
         "pretrained.py",
-        "+ self.skip * log_posterior",
+        "+ self.skip * seen.log_posterior",
         "",
         "pretrained",
     ),

@@ -80,9 +80,7 @@ def test_what_is_too_long_comes_last(twin):
     (known,) = log_probs(twin, SOURCES[:1], [[long, "zq xj kv"]])
     assert known[long] == -torch.inf < known["zq xj kv"]
     assert rescore(twin, SOURCES[:1], [[long, "zq xj kv"]]) == ["zq xj kv"]
-    with pytest.warns(
-        UserWarning, match="1 of 1 texts: all candidates are longer than"
-    ):
+    with pytest.warns(UserWarning, match="1 of 1 texts: all candidates are longer than"):
         assert rescore(twin, SOURCES[:1], [[long, long]]) == [long]
 
 
