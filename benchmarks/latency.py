@@ -144,8 +144,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
             rows = [row for row in result["rows"] if row["batch_size"] == size and axis in row]
             groups: dict[str, list[dict[str, Any]]] = {}
             for row in rows:  # numbers of steps make a curve, all else is a point
-                told = [part for part in row["how"].split(", ") if part != "confidence"]
-                told = [part for part in told if not part.endswith(" steps")]
+                parts = row["how"].split(", ")
+                told = [one for one in parts if one != "confidence" and not one.endswith(" steps")]
                 groups.setdefault(", ".join([row["model"], *told]), []).append(row)
             for (label, own), mark in zip(groups.items(), cycle(MARKS), strict=False):
                 times = [[1000 * row["seconds_per_text"][key] for row in own] for key in SPAN]

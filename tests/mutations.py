@@ -718,8 +718,8 @@ BUGS = [
     Bug(
         "every candidate rescored with the first source",
         "rescore.py",
-        "owners = [n for n",
-        "owners = [0 for n",
+        "torch.tensor([n for n",
+        "torch.tensor([0 for n",
         "rescore",
     ),
     Bug(

@@ -624,5 +624,5 @@ def test_sources_longer_than_any_in_training_are_read_whole(tmp_path, files):
 def test_batches_of_long_sources_are_small(trained):
     """As much as `batch_size` of the longest sources of training, or one text."""
     sources = [[5] * n for n in (10, 48, 48, 96, 96, 480)]
-    task = generation.Task(sources, [[]] * 6, [0] * 6, order=list(range(6)))
+    task = generation.Task(sources, [[]] * 6, [0] * 6)
     assert generation.batches(task, 4, 48, False) == [[0, 1, 2], [3, 4], [5]]

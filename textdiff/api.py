@@ -51,6 +51,12 @@ def opened(model: TextModel | str | Path, device: str | torch.device = "auto") -
     return model if isinstance(model, TextModel) else load(model, str(device))
 
 
+def with_rescorer(options: dict[str, Any], model: TextModel) -> dict[str, Any]:
+    """Options of writing with their `rescorer` loaded, where there is one, beside `model`."""
+    found = options.get("rescorer")
+    return options if found is None else options | {"rescorer": opened(found, model.device)}
+
+
 def generate(
     model: TextModel | str | Path,
     sources: Sequence[str] | None = None,
@@ -77,9 +83,7 @@ def generate(
         ValueError: a request that makes no sense or that the model cannot serve.
     """
     loaded = opened(model)
-    if options.get("rescorer") is not None:
-        options["rescorer"] = opened(options["rescorer"], loaded.device)
-    made = generate_texts(loaded, sources, **options)
+    made = generate_texts(loaded, sources, **with_rescorer(options, loaded))
     return made if return_dict else made.texts
 
 
@@ -164,8 +168,7 @@ def pipeline(
         raise ValueError(f"unknown task {task!r}; choose one of: {', '.join(tasks)}")
     given, key = tasks[task]
     loaded = opened(model, device)
-    if defaults.get("rescorer") is not None:
-        defaults["rescorer"] = opened(defaults["rescorer"], loaded.device)
+    defaults = with_rescorer(defaults, loaded)
 
     def call(texts: str | Sequence[str], **options: Any) -> list[dict[str, str]]:
         inputs = {given: [texts] if isinstance(texts, str) else list(texts)}

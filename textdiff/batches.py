@@ -1,10 +1,10 @@
 """Batches of token ids, and the order in which training sees them.
 
 A batch is a dict: `ids (B, L)` int64, targets that end in one EOS (a piece of a longer text that does not
-hold its end has none); `mask (B, L)` bool, True = to be
-generated; `valid (B, L)` bool, False = padding; `source (B, S)` and `source_mask (B, S)` if sources
-are encoded; `index (B,)` int64, the example's place in the training stream (evaluation: its row),
-which keys its noise; `position`, an int, the number of the batch. `conditioning="prefix"` puts the
+hold its end has none); `mask (B, L)` bool, True = to be generated; `valid (B, L)` bool, False = padding;
+`source (B, S)`, `source_mask (B, S)` if sources are encoded, one a row, or each once with `reads (B,)`,
+which of them a row has; `index (B,)` int64, the example's place in the training stream (evaluation: its
+row), which keys its noise; `position`, an int, the number of the batch. `conditioning="prefix"` puts the
 source into `ids`, before the target, never masked: the partial noising of DiffuSeq (Gong et al.,
 ICLR 2023, arXiv:2210.08933, section 3.1).
 
@@ -40,10 +40,10 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor
     return ids, valid
 
 
-def portions(order: Iterable[int], lengths: Sequence[int], size: float, most: int) -> list[list[int]]:
-    """Rows in `order` by at most `size`; fewer of those whose `lengths` are above `most`."""
+def portions(lengths: Sequence[int], size: float, most: int) -> list[list[int]]:
+    """Rows of similar `lengths`, at most `size` together; fewer of those longer than `most`."""
     parts: list[list[int]] = []
-    for row in order:  # the longest comes last
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):  # the longest comes last
         full = not parts or len(parts[-1]) + 1 > size * min(1, most / max(lengths[row], 1))
         parts.append([row]) if full else parts[-1].append(row)
     return parts

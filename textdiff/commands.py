@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from textdiff.api import GAP, REPAIRING, load
+from textdiff.api import GAP, REPAIRING, load, with_rescorer
 from textdiff.config import Spec
 from textdiff.control import AtLeast, Avoid, Contain, SequenceClassifier
 from textdiff.documents import read_documents, read_texts
@@ -245,8 +245,7 @@ def measure(
         if wrong := [name for name in names if other != metric and name in options]:
             raise ValueError(f"--{wrong[0]} is for --metric {other}, not {metric}: leave it out")
     loaded = load(model, device)
-    if "rescorer" in options:
-        options["rescorer"] = load(options["rescorer"], device)
+    options = with_rescorer(options, loaded)
     columns = {"text_column": text_column, "summary_column": summary_column}
     data = open_data(loaded, file, max_test_examples=max_examples, **columns)
     found = {"nll": likelihood, "rouge": written}[metric](loaded, data, progress=True, **options)
@@ -284,8 +283,7 @@ def show(
         raise ValueError("--pieces is for --classifier: leave it out")
     options |= {"controls": controls} if controls else {}
     options |= {"progress": sys.stderr.isatty(), "trajectory": movie is not None}
-    if "rescorer" in options:
-        options["rescorer"] = load(options["rescorer"], str(loaded.device))
+    options = with_rescorer(options, loaded)
     for first, part in parts(options, whole=movie is not None):
         made = generate_texts(loaded, first=first, **part)
         for i, (text, candidates) in enumerate(zip(made.texts, made.candidates, strict=True), first):

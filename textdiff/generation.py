@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -52,13 +52,15 @@ class Generation:
 
 @dataclass
 class Task:
-    """What to write, all candidates spelt out; `hidden` counts prompt tokens that are the source."""
+    """What to write, a row for every candidate; `hidden` counts prompt tokens that are the source.
+
+    Candidates share their source: row i reads number i // candidates.
+    """
 
     sources: list[list[int]] | None
     prompts: list[list[int]]
     hidden: list[int]
     candidates: int = 1
-    order: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -176,16 +178,13 @@ def prepare(
         hidden, read = [len(ids) for ids in heads], None
         prompts = [head + tail for head, tail in zip(heads, prompts, strict=True)]
     rows = [i for i in range(count) for _ in range(candidates)]
-    pick = None if read is None else [read[i] for i in rows]
-    task = Task(pick, [prompts[i] for i in rows], [hidden[i] for i in rows], candidates)
-    task.order = sorted(range(len(rows)), key=lambda i: (len(pick[i]) if pick else 0, i))
-    return task
+    return Task(read, [prompts[i] for i in rows], [hidden[i] for i in rows], candidates)
 
 
 def batches(task: Task, batch_size: int, most: int, progress: bool) -> Sequence[list[int]]:
     """Row numbers of every batch, of similar source lengths; fewer of sources longer than `most`."""
-    lengths = [len(ids) for ids in task.sources] if task.sources else [0] * len(task)
-    parts = portions(task.order, lengths, batch_size, most)
+    own = task.sources or [[]] * len(task)
+    parts = portions([len(own[row // task.candidates]) for row in range(len(task))], batch_size, most)
     if not progress:
         return parts
     from tqdm import tqdm
@@ -208,8 +207,8 @@ def make_request(
     source = source_mask = reads = None
     if task.sources is not None:
         own = [row // task.candidates for row in rows]
-        place = {one: n for n, one in enumerate(dict.fromkeys(own))}  # candidates share their source
-        ids = [task.sources[one * task.candidates] for one in place]
+        place = {one: n for n, one in enumerate(dict.fromkeys(own))}
+        ids = [task.sources[one] for one in place]
         source, source_mask = (one.to(model.device) for one in pad(ids, model.tokenizer.pad_id))
         if len(place) < len(rows):
             reads = torch.tensor([place[one] for one in own], device=model.device)

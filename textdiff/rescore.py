@@ -62,27 +62,27 @@ def log_probs(
     texts = [list(dict.fromkeys(group)) for group in groups]  # equal candidates are read once
     read = [[]] * len(groups) if sources is None else model.source_ids(sources)
     given = [[]] * len(groups) if prompt is None else model.tokenizer.encode(prompt)
-    lengths = [len(ids) for ids in read]
-    order = sorted(range(len(groups)), key=lengths.__getitem__)
     size = batch_size / max(map(len, texts), default=1)
     with fixed_weights(model.device), precision(model.device, dtype):
-        for some in portions(order, lengths, size, model.config.max_source_length):
-            owners = [n for n, i in enumerate(some) for _ in texts[i]]
-            rows = model.tokenizer.encode([text for i in some for text in texts[i]])
+        for some in portions([len(ids) for ids in read], size, model.config.max_source_length):
+            pairs = [(n, text) for n, i in enumerate(some) for text in texts[i]]
+            rows = model.tokenizer.encode([text for _, text in pairs])
             rows = [[*ids, model.tokenizer.eos_id] for ids in rows]
             ids, valid = pad([row[: model.config.max_length] for row in rows], model.tokenizer.pad_id)
-            skip = torch.tensor([alike(row, given[some[n]]) for n, row in zip(owners, rows, strict=True)])
-            batch = {"ids": ids, "mask": valid & (torch.arange(ids.shape[1]) >= skip[:, None])}
+            skip = [alike(row, given[some[n]]) for (n, _), row in zip(pairs, rows, strict=True)]
+            batch = {
+                "ids": ids,
+                "mask": valid & (torch.arange(ids.shape[1]) >= torch.tensor(skip)[:, None]),
+            }
             if sources is not None:
                 own = pad([read[i] for i in some], model.tokenizer.pad_id)
-                batch |= {"source": own[0], "source_mask": own[1], "reads": torch.tensor(owners)}
+                reads = torch.tensor([n for n, _ in pairs])
+                batch |= {"source": own[0], "source_mask": own[1], "reads": reads}
             found = model.nats(to_device(batch, model.device), seed=0)
             means = -(sum(found.parts.values()) / found.tokens)
-            known = iter(zip(rows, means.tolist(), strict=True))
-            for i in some:
-                for text in texts[i]:
-                    row, mean = next(known)
-                    scores[i][text] = mean if len(row) <= model.config.max_length else -torch.inf
+            for (n, text), row, mean in zip(pairs, rows, means.tolist(), strict=True):
+                fits = len(row) <= model.config.max_length
+                scores[some[n]][text] = mean if fits else -torch.inf
     return scores
 
 

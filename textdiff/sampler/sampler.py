@@ -117,7 +117,7 @@ class Predict:
                 valid=self.valid,
                 context=self.context,
                 previous=self.previous,
-                **({} if self.seen is None else {"seen": self.seen}),
+                seen=self.seen,
             ).float()
         self.evaluations += self.denoiser.evaluations
         self.shift = getattr(self.denoiser, "shift", None)
