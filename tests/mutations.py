@@ -1166,15 +1166,15 @@ BUGS = [
     Bug(
         "noise blind to the step",
         "noise.py",
-        "counter=[0, 0, block, step]",
-        "counter=[0, 0, block, 0]",
+        "counter = [0, 0, self.block, self.step]",
+        "counter = [0, 0, self.block, 0]",
         "noise",
     ),
     Bug(
         "noise keyed by place in the batch",
         "noise.py",
-        "            for i in self.indices",
-        "            for i in range(len(self.indices))",
+        "for i in self.indices]",
+        "for i in range(len(self.indices))]",
         "noise",
     ),
     Bug(

@@ -7,6 +7,7 @@ training, generation and evaluation know nothing else.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Protocol, Self
@@ -96,7 +97,8 @@ class Request:
         """The tokens of `ids (B, L)` that belong to the texts: no padding, no hidden source."""
         place = torch.arange(valid.shape[1], device=valid.device)
         shown = valid & (place >= self.hidden.to(valid.device)[:, None])
-        return [row[own].tolist() for row, own in zip(ids, shown, strict=True)]
+        rows = zip(ids.tolist(), shown.tolist(), strict=True)
+        return [list(compress(*row)) for row in rows]
 
 
 @dataclass

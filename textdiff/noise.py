@@ -10,6 +10,8 @@ Legend: B batch, L padded length.
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -44,14 +46,20 @@ class Noise:
         self.block = block
         self.device = None if valid is None else valid.device
         self.lengths = None if valid is None else valid.sum(1).tolist()
-        self.generators = [
-            np.random.Generator(np.random.Philox(key=[seed, i], counter=[0, 0, block, step]))
-            for i in self.indices
-        ]
+
+    @cached_property
+    def generators(self) -> list[np.random.Generator]:
+        """One for every example, made when the step draws at all."""
+        counter = [0, 0, self.block, self.step]
+        streams = [np.random.Philox(key=[self.seed, i], counter=counter) for i in self.indices]
+        return [np.random.Generator(stream) for stream in streams]
 
     def at(self, step: int) -> Self:
         """The same streams at another step."""
-        return type(self)(self.seed, self.indices, self.valid, step, self.block)
+        there = copy(self)
+        there.step = step
+        vars(there).pop("generators", None)
+        return there
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal draws, float32, shape `(B, L, ...)` or `(B,)`; zero on padding."""

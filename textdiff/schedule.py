@@ -266,10 +266,9 @@ def remember(history: Tensor, index: Tensor, values: Tensor, memory: int) -> Ten
 
 def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     """The straight lines through `xs (n,)`, which rise, and `ys (n,)`, at every entry of `x`; float64."""
-    x = x.double().contiguous()
-    right = torch.searchsorted(xs, x, right=True).clamp(1, len(xs) - 1)
-    low, high, left, edge = xs[right - 1], xs[right], ys[right - 1], ys[right]
-    return left + (x - low) / (high - low) * (edge - left)
+    x, slope = x.double().contiguous(), ys.diff() / xs.diff()
+    line = torch.searchsorted(xs[1:-1], x, right=True)
+    return torch.addcmul(ys[line], x - xs[line], slope[line])
 
 
 class Gumbel(Adaptive):

@@ -68,21 +68,26 @@ def bias_of(mask: Tensor | None, like: Tensor) -> Tensor | None:
     if mask is None:
         return None
     mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
-    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask, -1e4)
+    return torch.where(mask, 0.0, -1e4).to(like.dtype)
 
 
-def rotary_table(place: Tensor, width: int) -> Tensor:
-    """Angles of the positions `place (..., L)`, as cos and sin `(2, ..., L, K/2)`."""
-    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=place.device) / width)
+def rotary_frequencies(width: int) -> Tensor:
+    """Radians a position, `(K,)`, of both halves of a head of `width` K; they turn against each other."""
+    frequency = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    return torch.cat([-frequency, frequency])
+
+
+def rotary_table(place: Tensor, frequency: Tensor) -> Tensor:
+    """Angles of the positions `place (..., L)`, as cos and sin `(2, ..., L, K)`."""
     angle = place[..., None] * frequency
     return torch.stack([angle.cos(), angle.sin()])
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Apply the rotary positions of `table (2, ..., L, K/2)` to `x (B, H, L, K)`."""
-    cos, sin = table.to(x.dtype)
+    """Apply the rotary positions of `table (2, ..., L, K)` to `x (B, H, L, K)`."""
+    cos, sin = table
     left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+    return torch.addcmul(x * cos, torch.cat([right, left], dim=-1), sin)
 
 
 class Attention(nn.Module):
@@ -139,7 +144,7 @@ class Block(nn.Module):
         past: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """One layer on `x (B, L, D)`; also the layer's own keys and values, `past` ones included."""
-        normed = self.self_norm(x)
+        normed = self.self_norm(x).to(table.dtype)  # once, as it is read twice
         pair = self.self_attention.remember(normed, table)
         if past is not None:
             pair = torch.cat([past[0], pair[0]], 2), torch.cat([past[1], pair[1]], 2)
@@ -172,7 +177,8 @@ class Transformer(nn.Module):
         super().__init__()
         if width % (2 * heads):
             raise ValueError(f"transformer: width {width} must be a multiple of 2 x heads ({heads})")
-        self.head_width, self.causal = width // heads, causal
+        self.causal = causal
+        self.register_buffer("frequency", rotary_frequencies(width // heads), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, cross, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.reset(depth)
@@ -215,7 +221,6 @@ class Transformer(nn.Module):
             place = torch.arange(start, start + x.shape[1], device=x.device)
         else:
             place = place[:, None]  # the same for all heads
-        table = rotary_table(place, self.head_width)
         visible = valid
         if self.causal and x.shape[1] > 1:
             square = torch.ones(x.shape[1], start + x.shape[1], dtype=torch.bool, device=x.device)
@@ -225,6 +230,7 @@ class Transformer(nn.Module):
             if not torch.is_autocast_enabled(x.device.type)
             else x.new_empty(0, dtype=torch.get_autocast_dtype(x.device.type))
         )
+        table = rotary_table(place, self.frequency).to(like.dtype)
         bias = bias_of(visible, like)
         memory_bias = None if context is None else bias_of(context.mask, like)
         pairs = []
