@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mbr_nfe", type=int, default=8)
     common.add_rescoring(parser)
     parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--texts_alone", type=int, help="of them, where one is written at a time")
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()
 
@@ -114,7 +115,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for size in options.batch_sizes:
                 given = row["options"] | {"batch_size": size, "dtype": "auto"}
                 given |= {"rescorer": twins[0]} if "rescorer" in given else {}
-                call = (model, sources, given)
+                call = (model, sources[: options.texts_alone] if size == 1 else sources, given)
                 rows.append(row | {"batch_size": size, "call": call, "times": []})
     for number in range(options.rounds + 1):
         for row in rows:
@@ -131,7 +132,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         row["seconds_per_text"]["high"] = max(times)
         print(row, flush=True)
     dtype = str(fast_dtype(model.device)).removeprefix("torch.")
-    result |= {"texts": len(sources), "rounds": options.rounds, "dtype": dtype}
+    alone = {} if options.texts_alone is None else {"texts_alone": options.texts_alone}
+    result |= {"texts": len(sources), **alone, "rounds": options.rounds, "dtype": dtype}
     return result | ({"quality": options.quality.name} if worth else {}) | {"rows": rows}
 
 

@@ -1171,6 +1171,20 @@ BUGS = [
         "noise",
     ),
     Bug(
+        "a step that goes on with the noise of another",
+        "noise.py",
+        'vars(there).pop("generators", None)',
+        "pass",
+        "noise",
+    ),
+    Bug(
+        "threads draw the first row twice",
+        "noise.py",
+        "rows[k::threads]",
+        "rows[k // 2 :: threads]",
+        "noise",
+    ),
+    Bug(
         "noise keyed by place in the batch",
         "noise.py",
         "for i in self.indices]",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import textdiff.noise as noise_module
 from textdiff.noise import Noise, clocks, low_discrepancy, race
 
 
@@ -47,8 +48,25 @@ def test_every_key_has_its_own_stream():
 
 def test_at_moves_to_a_step_and_keeps_the_rest():
     mask = valid([3, 5], 5)
-    moved = Noise(8, [6, 7], mask).at(4)
+    start = Noise(8, [6, 7], mask)
+    first = start.normal((2, 5, 3))
+    moved = start.at(4)
     assert torch.equal(moved.normal((2, 5, 3)), Noise(8, [6, 7], mask, step=4).normal((2, 5, 3)))
+    assert not torch.equal(start.normal((2, 5, 3)), first)  # it goes on where it was
+    assert torch.equal(start.at(0).normal((2, 5, 3)), first)
+
+
+@pytest.mark.parametrize("shape", [(7, 90, 200), (7, 90)])
+def test_threads_change_no_draw(monkeypatch, shape):
+    mask = valid([90, 3, 41, 90, 1, 60, 7], 90)
+    monkeypatch.setattr(noise_module, "MANY", 100)
+    draws = []
+    for threads in (1, 3, 20):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        noise = Noise(5, range(7), mask)
+        draws += [torch.stack([noise.normal(shape), noise.uniform(shape), noise.normal(shape)])]
+    assert all(torch.equal(one, draws[0]) for one in draws[1:])
+    assert len(draws[0].unique(dim=0)) == 3 and (draws[0][:, 1, 3:] == 0).all()
 
 
 def test_distributions():

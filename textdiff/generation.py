@@ -166,7 +166,7 @@ def prepare(
     encode, config = model.tokenizer.encode, model.config
     shown = [text if gap is None else text.replace(gap, STAND_IN) for text in prompt or []]
     prompts = encode(shown) if prompt is not None else [[]] * count
-    pairs = zip(shown, model.tokenizer.decode(prompts), strict=False)  # none are shown without prompts
+    pairs = zip(shown, model.tokenizer.decode(prompts), strict=True) if shown else ()
     if changed := [text for text, kept in pairs if kept != text]:
         warnings.warn(f"the model's tokenizer does not keep {changed[0][:60]!r} as it is", stacklevel=3)
     if gap is not None:

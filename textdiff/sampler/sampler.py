@@ -149,6 +149,10 @@ class Predict:
         """End of a step: its last raw prediction conditions the next one, with fresh noise."""
         self.previous = self.process.reread(self.latest)
         self.noise = self.noise.at(step)
+        self.show()
+
+    def show(self) -> None:
+        """The prediction as it is, to who watches."""
         if self.watch is not None:
             self.watch(self.latest.argmax(-1))
 
@@ -204,7 +208,7 @@ class Sampler:
             x_t = predict.clear(x_s, s)
             predict.advance(i + 1)
         probs = predict(x_t, times[-2])
-        predict.advance(self.steps)
+        predict.show()
         return probs
 
     @torch.no_grad()
@@ -262,19 +266,20 @@ class Confidence(Sampler):
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         count = predict.mask.sum(1, keepdim=True)
         pace, chosen = count.clamp(1, self.steps), None
-        for i in range(1, self.steps + 1):
+        last = int(pace.max())
+        for i in range(1, last + 1):
             start = predict.times(1.0)
             x_t = predict.clear(x_1, start)
             predict.look(x_t, start, chosen)  # what is open stays as it was
             probs = predict(x_t, start)
+            if i == last and predict.watch is None:  # all that is left is settled, in whatever order
+                break
             left = (count * (1 - i / pace)).clamp(min=0).round()
             rank = self.sureness(predict).argsort(dim=1, descending=True, stable=True).argsort(1)
             leaving = predict.mask.sum(1, keepdim=True) - left
             chosen = predict.mask & (rank < leaving)
             predict.give(chosen, probs.argmax(-1))
             predict.advance(i)
-            if not predict.mask.any():
-                break
         return probs
 
     def sureness(self, predict: Predict) -> Tensor:
