@@ -34,17 +34,20 @@ Metric = dict[str, float]
 
 
 class StepClock(L.Callback):
-    """Wall times of training steps, from the end of one to the end of the next; and their precision."""
+    """Wall times of training steps, from the end of one to the end of the next; steps and precision."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self.precision = ""
+        self.steps, self.precision = 0, ""
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         self.precision = trainer.precision
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.times.append(time.perf_counter())
+
+    def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.steps = trainer.global_step  # fewer than asked for at a limit of time
 
     def median(self, skip: int = 15) -> float:
         """Seconds a step, after `skip` steps of warming up."""
@@ -187,7 +190,7 @@ def train_for(
             "load_average": os.getloadavg()[1],
             "step_seconds": clock.mean(),
             "precision": clock.precision,
-            "steps": steps,
+            "steps": clock.steps,
             "wall_seconds": round(time.perf_counter() - start, 1),
         }
         note.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")

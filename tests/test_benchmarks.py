@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import run_training, write_rows
+from conftest import TINY, flags, run_training, write_rows
+from lightning import Callback
 from matplotlib.figure import Figure
 
 import textdiff
@@ -196,6 +197,42 @@ def test_levers_of_several_seeds_on_one_line(monkeypatch):
         f"| default | 9 | 1, 3 | 1.00 | 21.0 ± 10.0 / 19.0 ± 10.0 | +0.0 | {both} |",
         f"| wide | 9 | 1, 3 | 1.00 | 23.0 ± 11.0 / 21.0 ± 11.0 | +2.0 (+1.0 to +3.0) | {both} |",
     ]
+
+
+def test_a_budget_tells_the_steps_that_were_made(tmp_path, files, monkeypatch):
+    """A limit of time ends a training early."""
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 13
+
+    monkeypatch.setattr(common.cli, "EXTRA_CALLBACKS", [Stop()])
+    told = {name.replace("__", "."): value for name, value in files.items()}
+    budget = common.train_for(flags(TINY | told), 1, tmp_path / "x", 40)[1]
+    assert budget["steps"] == 13 and budget["asked"]["steps"] == 40
+
+
+def test_fewer_texts_alone(monkeypatch):
+    """Time is counted by the texts that were written."""
+    sizes = []
+
+    def generate(model, sources, *, batch_size, **options):
+        sizes.append((batch_size, len(sources)))
+        return SimpleNamespace(nfe=1, seconds=3.0 * len(sources))
+
+    data = SimpleNamespace(examples=lambda split: [SimpleNamespace(source="x")] * 6)
+    model = SimpleNamespace(system="autoregressive", device=torch.device("cpu"))
+    for name, value in {"load": lambda folder: model, "open_data": lambda *_, **__: data}.items():
+        monkeypatch.setattr(latency, name, value)
+    monkeypatch.setattr(latency, "generate_texts", generate)
+    command = "latency.py --name x --test_file x --models runs/autoregressive/model --rounds 1 --texts 6"
+    for more, alone in ((["--texts_alone", "2"], 2), ([], 6)):
+        monkeypatch.setattr(sys, "argv", [*command.split(), *more])
+        sizes.clear()
+        result = latency.run(latency.arguments())
+        assert set(sizes) == {(1, alone), (32, 6)}
+        assert {row["seconds_per_text"]["median"] for row in result["rows"]} == {3.0}
+        assert result["texts"] == 6 and result.get("texts_alone", 6) == alone
 
 
 def test_training_seeds_of_summaries_share_a_table(monkeypatch):
