@@ -8,7 +8,8 @@ Rounds go through all rows before any row is measured again, since machines drif
 reported with their range. Texts are the first ones of the file. With `--quality`, a result of
 `summarization.py` about the same models, they are written with the settings that were chosen there, and
 the ROUGE-L of all its texts stands beside the time. With `--rescore` candidates are chosen by the first
-autoregressive model among them, whose time counts.
+autoregressive model among them, whose time counts. A batch counts texts: their candidates are computed
+together.
 """
 
 import argparse
@@ -113,7 +114,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             row: dict[str, Any] = {"system": name, "model": key[0], "how": way, "options": how}
             row |= worth.get(key, {})
             for size in options.batch_sizes:
-                given = row["options"] | {"batch_size": size, "dtype": "auto"}
+                count = size * row["options"].get("candidates", 1)
+                given = row["options"] | {"batch_size": count, "dtype": "auto"}
                 given |= {"rescorer": twins[0]} if "rescorer" in given else {}
                 call = (model, sources[: options.texts_alone] if size == 1 else sources, given)
                 rows.append(row | {"batch_size": size, "call": call, "times": []})
