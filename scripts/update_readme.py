@@ -403,7 +403,7 @@ def latencies() -> str:
         title = f"**{result['dataset']}**, {result['texts']} texts, median (range) of {result['rounds']} "
         title += f"rounds, {result['dtype']}"
         title += f", ROUGE-L of `{Path(result['quality']).stem}`:" if worth else ":"
-        plot = f"![quality against time](results/{stem}.png)"
+        plot = f"![{'quality' if worth else 'steps'} against time](results/{stem}.png)"
         parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
     return "\n\n".join(parts)
 

@@ -233,6 +233,7 @@ def test_fewer_texts_alone(monkeypatch):
         assert set(sizes) == {(1, alone), (32, 6)}
         assert {row["seconds_per_text"]["median"] for row in result["rows"]} == {3.0}
         assert result["texts"] == 6 and result.get("texts_alone", 6) == alone
+    sizes.clear()
     monkeypatch.setattr(sys, "argv", [*command.split(), "--candidates", "4"])
     latency.run(latency.arguments())
     assert {(4, 6), (128, 6)} <= set(sizes)  # all candidates of a text at once

@@ -10,6 +10,7 @@ from textdiff.length import Length
 from textdiff.noise import Noise
 from textdiff.process import Embedding
 from textdiff.schedule import Cosine
+from textdiff.transformer import Transformer, rotary_frequencies, rotary_table, rotate
 
 V, D, B, L, S = 9, 8, 3, 6, 5
 LENGTHS = torch.tensor([6, 4, 2])
@@ -138,6 +139,28 @@ def test_every_input_matters():
         denoiser(x_t, t, context=other, **inputs),
     ]
     assert all(differ(base[0, :4], logits[0, :4]) for logits in changed)
+
+
+def test_rotary_positions_turn_every_pair_by_its_angle():
+    """As saved models have it: (x_k, x_k+K/2) turns by the place times 10000^(-2k/K), left to right."""
+    width, place = 8, torch.arange(6)
+    x = torch.randn(2, 3, 6, width, dtype=torch.float64)
+    expected = x.clone()
+    for k in range(width // 2):
+        angle = place.double() * 10000 ** (-2 * k / width)
+        left, right = x[..., k], x[..., k + width // 2]
+        expected[..., k] = left * angle.cos() - right * angle.sin()
+        expected[..., k + width // 2] = right * angle.cos() + left * angle.sin()
+    found = rotate(x, rotary_table(place, rotary_frequencies(width)).double())
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_angles_are_exact_whatever_the_weights_are():
+    """bfloat16 knows 8 bits of a frequency: at place 300 an angle would be off by a radian."""
+    transformer = Transformer(16, 1, 2)
+    assert not any("frequency" in name for name in transformer.state_dict())
+    table = rotary_table(torch.arange(300), transformer.frequency)
+    assert torch.equal(rotary_table(torch.arange(300), transformer.bfloat16().frequency), table)
 
 
 def test_time_features_tell_every_time_apart():

@@ -4,12 +4,13 @@ import itertools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from textdiff.process import PROCESSES
-from textdiff.schedule import SCHEDULES, Adaptive, Gumbel, Schedule, Warped
+from textdiff.schedule import SCHEDULES, Adaptive, Gumbel, Schedule, Warped, interpolate
 
 ADAPTIVE = {name: cls for name, cls in SCHEDULES.items() if issubclass(cls, Adaptive)}
 STARTS = [(0.0, 1.0), (-3.0, 1.0), (3.0, 3.0), (3.0, 0.3)]
@@ -266,3 +267,18 @@ class Dip(Schedule):
 def test_a_curve_that_does_not_rise_is_refused(process, schedule, message):
     with pytest.raises(ValueError, match=message):
         PROCESSES[process](nn.Embedding(9, 4), schedule)
+
+
+@pytest.mark.parametrize("count", [2, 3, 30])
+def test_interpolation_follows_the_lines(count):
+    """Also at the points themselves; what is beyond the ends is of the first and the last line."""
+    generator = torch.Generator().manual_seed(count)
+    xs = torch.rand(count, generator=generator, dtype=torch.float64).sort().values
+    ys = torch.randn(count, generator=generator, dtype=torch.float64)
+    inside = torch.cat([xs, xs[0] + (xs[-1] - xs[0]) * torch.linspace(0, 1, 101, dtype=torch.float64)])
+    expected = torch.from_numpy(np.interp(inside.numpy(), xs.numpy(), ys.numpy()))
+    assert torch.allclose(interpolate(inside, xs, ys), expected, atol=1e-9)
+    for end, sign in ((0, -1), (-1, 1)):
+        rise = (ys[end] - ys[end - sign]) / (xs[end] - xs[end - sign])
+        beyond = interpolate(xs[end] + sign * torch.tensor([0.5]), xs, ys)
+        assert torch.allclose(beyond, ys[end] + sign * 0.5 * rise)

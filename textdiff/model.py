@@ -98,7 +98,7 @@ class Request:
         place = torch.arange(valid.shape[1], device=valid.device)
         shown = valid & (place >= self.hidden.to(valid.device)[:, None])
         rows = zip(ids.tolist(), shown.tolist(), strict=True)
-        return [list(compress(*row)) for row in rows]
+        return [list(compress(row, own)) for row, own in rows]
 
 
 @dataclass

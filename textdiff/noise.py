@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MANY = 2**16  # numbers that are worth threads: a GPU would wait 25 ms for the noise of 256 texts
+MANY = 2**16  # numbers that are worth a thread, 1 ms: a GPU would wait 25 ms for the noise of 256 texts
 TINY = 2.0**-26  # half of the step between uniform numbers
 GOLDEN = 0.6180339887498949  # its multiples modulo 1 are the most even sequence on a circle
 
@@ -85,7 +85,7 @@ class Noise:
                 out[i, :length] = draw(generators[i], (length, *shape[2:]))
 
         rows = range(len(generators))
-        threads = min(torch.get_num_threads(), len(rows)) if out.size >= MANY else 1
+        threads = min(torch.get_num_threads(), len(rows), out.size // MANY)
         if threads > 1:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(fill, [rows[k::threads] for k in range(threads)]))

@@ -266,9 +266,9 @@ def remember(history: Tensor, index: Tensor, values: Tensor, memory: int) -> Ten
 
 def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     """The straight lines through `xs (n,)`, which rise, and `ys (n,)`, at every entry of `x`; float64."""
-    x, slope = x.double().contiguous(), ys.diff() / xs.diff()
-    line = torch.searchsorted(xs[1:-1], x, right=True)
-    return torch.addcmul(ys[line], x - xs[line], slope[line])
+    x, rise = x.double().contiguous(), ys.diff() / xs.diff()
+    line = torch.searchsorted(xs[1:-1], x, right=True)  # of those at the ends also what is beyond
+    return torch.addcmul(ys[line], x - xs[line], rise[line])
 
 
 class Gumbel(Adaptive):

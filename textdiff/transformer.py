@@ -73,13 +73,13 @@ def bias_of(mask: Tensor | None, like: Tensor) -> Tensor | None:
 
 def rotary_frequencies(width: int) -> Tensor:
     """Radians a position, `(K,)`, of both halves of a head of `width` K; they turn against each other."""
-    frequency = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    frequency = 10000.0 ** (-torch.arange(0, width, 2, device="cpu") / width)
     return torch.cat([-frequency, frequency])
 
 
 def rotary_table(place: Tensor, frequency: Tensor) -> Tensor:
     """Angles of the positions `place (..., L)`, as cos and sin `(2, ..., L, K)`."""
-    angle = place[..., None] * frequency
+    angle = place[..., None] * frequency.to(place.device)
     return torch.stack([angle.cos(), angle.sin()])
 
 
@@ -178,7 +178,7 @@ class Transformer(nn.Module):
         if width % (2 * heads):
             raise ValueError(f"transformer: width {width} must be a multiple of 2 x heads ({heads})")
         self.causal = causal
-        self.register_buffer("frequency", rotary_frequencies(width // heads), persistent=False)
+        self.frequency = rotary_frequencies(width // heads)  # no buffer: float32 whatever the weights are
         self.blocks = nn.ModuleList(Block(width, heads, cross, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.reset(depth)

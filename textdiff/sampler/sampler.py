@@ -46,7 +46,7 @@ class Predict:
         context: the source, or None.
         noise: random streams of the batch.
         dtype: precision inside the denoiser.
-        watch: called with the argmax ids `(B, L)` of every prediction.
+        watch: called with the text `(B, L)` of every prediction.
         start: time at which `ids` are the text as it is, to be repaired where `mask`; 1 = from noise.
     """
 
@@ -149,12 +149,12 @@ class Predict:
         """End of a step: its last raw prediction conditions the next one, with fresh noise."""
         self.previous = self.process.reread(self.latest)
         self.noise = self.noise.at(step)
-        self.show()
+        self.show(self.latest)
 
-    def show(self) -> None:
-        """The prediction as it is, to who watches."""
+    def show(self, probs: Tensor) -> None:
+        """The text of a prediction to who watches."""
         if self.watch is not None:
-            self.watch(self.latest.argmax(-1))
+            self.watch(self.answer(probs))
 
 
 class Sampler:
@@ -208,7 +208,7 @@ class Sampler:
             x_t = predict.clear(x_s, s)
             predict.advance(i + 1)
         probs = predict(x_t, times[-2])
-        predict.show()
+        predict.show(probs)
         return probs
 
     @torch.no_grad()
@@ -272,7 +272,8 @@ class Confidence(Sampler):
             x_t = predict.clear(x_1, start)
             predict.look(x_t, start, chosen)  # what is open stays as it was
             probs = predict(x_t, start)
-            if i == last and predict.watch is None:  # all that is left is settled, in whatever order
+            if i == last:  # all that is left is settled, in whatever order
+                predict.show(probs)
                 break
             left = (count * (1 - i / pace)).clamp(min=0).round()
             rank = self.sureness(predict).argsort(dim=1, descending=True, stable=True).argsort(1)
