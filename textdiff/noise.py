@@ -44,7 +44,7 @@ class Noise:
         step: int = 0,
         block: int = 0,
     ) -> None:
-        self.seed, self.indices, self.valid, self.step = seed, list(indices), valid, step
+        self.seed, self.indices, self.step = seed, list(indices), step
         self.block = block
         self.device = None if valid is None else valid.device
         self.lengths = None if valid is None else valid.sum(1).tolist()
