@@ -88,9 +88,14 @@ def quality(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
         options = {key: row[key] for key in SETTINGS if key in row}
         if row["candidates"] > 1:
             options["candidates"] = row["candidates"]
-        name = "-".join([row["system"], *([row["training"]] if "training" in row else [])])
-        found[name, way_of(row)] = {"rougeL": row["metrics"]["rougeL"]["mean"], "options": options}
+        found[key_of(row)] = {"rougeL": row["metrics"]["rougeL"]["mean"], "options": options}
     return found
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, str]:
+    """Model and way to write of a row of `summarization.py`, as they are called here."""
+    name = "-".join([row["system"], *([row["training"]] if "training" in row else [])])
+    return name, way_of(row)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -20,11 +20,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from ablation import gains  # noqa: E402
 from common import RESULTS, how  # noqa: E402
+from latency import key_of  # noqa: E402
 
 PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
-HEADLINES = ("e2e-distilled", "arxiv_titles-distilled")
+HEADLINES = ("e2e", "arxiv_titles")
 SEED = re.compile(r"(.*?)(?:-seed(\d+))?")  # a name, and the training seed that it may end in
-FEW = (1, 4, 8, 16)  # numbers of steps in README
+FEW = (4, 16)  # numbers of steps in README of models that were not timed
+TIMES = ("ms alone", "ms in batches of 32")
 NAMES = {
     "fact_accuracy": "facts %",
     "fact_accuracy_unseen_names": "facts %, unseen names",
@@ -140,17 +142,29 @@ def load(name: str) -> dict[str, Any] | None:
 
 
 def headlines() -> str:
-    """Ours beside the twin, single texts and MBR, in few rows."""
-    heads = ["data", "system", "how", "NFE", "ROUGE-1", "ROUGE-L", "BLEU", "ROUGE-L ahead of greedy"]
-    lines = head(heads, 3)
-    for name in HEADLINES:
-        for row in load(f"summarization-{name}")["rows"]:
-            single = row["system"] == "embedding" and row["candidates"] == 1
-            if row["system"] == "copy" or (single and row["nfe"] not in FEW):
-                continue
-            cells = [name, row["system"], how(row), str(row.get("nfe", ""))]
-            cells += [cell(row["metrics"][key]) for key in ("rouge1", "rougeL", "bleu")]
-            lines.append(line([*cells, paired(row)]))
+    """Quality and time of ours beside the twin's, in few rows."""
+    return "\n\n".join(f"**{data}**\n\n{headline(data)}" for data in HEADLINES)
+
+
+def headline(data: str) -> str:
+    """Rows of the models that were timed, and those that they were made from."""
+    rows = load(f"summarization-{data}-distilled")["rows"]
+    times: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in load(f"latency-{data}")["rows"]:
+        milliseconds = 1000 * row["seconds_per_text"]["median"]
+        digits = 0 if milliseconds >= 20 else 1
+        times[row["model"], row["how"]].append(f"{milliseconds:.{digits}f}")
+    heads = ["system", "how", "steps", "ROUGE-L", "BLEU", "ROUGE-L ahead of greedy", *TIMES]
+    lines = head(heads, 2)
+    for row in rows:
+        timed = times[key_of(row)] if "nfe" in row else []
+        untimed = row["system"] == "embedding" and row["candidates"] == 1 and row["steps"] in FEW
+        if not (timed or untimed or row["system"] == "lead"):
+            continue
+        system = ", ".join(row[key] for key in ("system", "training") if key in row)
+        cells = [system, how(row | {"training": ""}), str(row.get("steps", ""))]
+        cells += [cell(row["metrics"][key]) for key in ("rougeL", "bleu")]
+        lines.append(line([*cells, paired(row), *(timed or [""] * len(TIMES))]))
     return "\n".join(lines)
 
 

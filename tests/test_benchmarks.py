@@ -272,6 +272,38 @@ def test_training_seeds_of_summaries_share_a_table(monkeypatch):
         update_readme.summaries()
 
 
+def test_quality_stands_beside_the_time_of_the_same_way(monkeypatch):
+    """What was not timed stands there in few steps, or not at all."""
+    singles = [("embedding", {}), ("embedding", {"training": "distilled"})]
+    best = "confidence, best of 3 by the twin"
+    rows: list[dict] = [{"system": "lead"}, {"system": "copy"}]
+    rows += [{"system": "autoregressive", "decoding": "greedy", "nfe": 9, "candidates": 1}]
+    for system, more in singles:
+        told = {"system": system, "sampler": "confidence", "nfe": 4, "candidates": 1, **more}
+        rows += [told | {"steps": steps} for steps in (4, 8)]
+        rows += [told | {"steps": 4, "candidates": 3, "rescorer": "autoregressive"}]
+    for i, row in enumerate(rows):
+        row["metrics"] = {key: {"mean": i} for key in ("rougeL", "bleu")}
+    ways = [("autoregressive", "greedy"), ("embedding-distilled", "confidence, 8 steps")]
+    ways += [("embedding-distilled", "confidence, 4 steps, best of 3 by the twin")]
+    times = [
+        {"model": model, "how": way, "seconds_per_text": {"median": (i + 1) / size}}
+        for size in (1, 500)
+        for i, (model, way) in enumerate(ways)
+    ]
+    files = {"summarization-x-distilled": rows, "latency-x": times}
+    monkeypatch.setattr(update_readme, "load", lambda name: {"rows": files[name]})
+    lines = update_readme.headline("x").splitlines()[2:]
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == [
+        ["lead", "", "", "0.0", "0.0", "", "", ""],
+        ["autoregressive", "greedy", "", "2.0", "2.0", "", "1000", "2.0"],
+        ["embedding", "confidence", "4", "3.0", "3.0", "", "", ""],
+        ["embedding, distilled", "confidence", "4", "6.0", "6.0", "", "", ""],
+        ["embedding, distilled", "confidence", "8", "7.0", "7.0", "", "2000", "4.0"],
+        ["embedding, distilled", best, "4", "8.0", "8.0", "", "3000", "6.0"],
+    ]
+
+
 @pytest.mark.parametrize("worth", [{}, {"rougeL": 50.0}], ids=["steps", "quality"])
 def test_a_picture_of_time(tmp_path, monkeypatch, worth):
     drawn = []
