@@ -20,6 +20,7 @@ from textdiff.generation import generate_texts
 from textdiff.likelihood import diffusion_bound
 from textdiff.noise import Noise
 from textdiff.objective import OBJECTIVES
+from textdiff.packing import pick
 from textdiff.process import PROCESSES, Gaussian, Process
 from textdiff.sampler import SAMPLERS, Predict, Sampler, keep
 from textdiff.schedule import SCHEDULES, Schedule
@@ -75,8 +76,8 @@ class Perfect(nn.Module):
         super().__init__()
         self.process, self.truth = process, truth
 
-    def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor) -> Tensor:
-        return 50.0 * F.one_hot(self.truth, V).float()
+    def forward(self, x_t: Tensor, t: Tensor, only: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        return pick(50.0 * F.one_hot(self.truth, V).float(), only)
 
 
 def make_process(name: str, schedule: str | Schedule = "cosine") -> Process:
@@ -345,7 +346,7 @@ def test_given_tokens_are_never_touched(process, sampler, decoder):
     class Wrong(Perfect):
         def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor) -> Tensor:
             seen.append((x_t, t, inputs["mask"], inputs["previous"]))
-            return super().forward(x_t, t)
+            return super().forward(x_t, t, **inputs)
 
     denoiser = Wrong(make_process(process), (truth + 4) % V)
     predict = Predict(denoiser, DECODERS[decoder](), shown, mask, valid, None, noise(3, valid=valid))
@@ -381,7 +382,8 @@ class Ranked(Perfect):
 
     def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor) -> Tensor:
         self.seen.append((x_t, t, inputs["mask"], inputs["previous"]))
-        return self.sharpness[:, None] * F.one_hot(self.truth, V)
+        logits = self.sharpness[:, None] * F.one_hot(self.truth, V)
+        return pick(logits, inputs["only"])
 
 
 def settle(denoiser: Ranked, mask: Tensor, steps: int) -> Tensor:
@@ -446,7 +448,7 @@ def test_states_follow_the_grid_and_every_step_has_its_own_noise(sampler):
     class Watching(Perfect):
         def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor) -> Tensor:
             seen.append((x_t, t))
-            return super().forward(x_t, t)
+            return super().forward(x_t, t, **inputs)
 
     ids = all_ids(1500)
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -474,7 +476,7 @@ def test_states_are_noisy_text_of_their_time(sampler, schedule):
     class Watching(Perfect):
         def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor) -> Tensor:
             seen.append((x_t.clone(), t))
-            return super().forward(x_t, t)
+            return super().forward(x_t, t, **inputs)
 
     ids = all_ids(250)
     mask = torch.ones_like(ids, dtype=torch.bool)

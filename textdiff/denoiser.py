@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.encoder import Encoder
+from textdiff.packing import pick
 from textdiff.pointer import Pointer
 from textdiff.process import Process, Seen
 from textdiff.schedule import Schedule
@@ -158,8 +159,9 @@ class Denoiser(nn.Module):
         previous: Tensor | None = None,
         past: Past | None = None,
         seen: Seen | None = None,
+        only: Tensor | None = None,
     ) -> Tensor:
-        """Token logits `(B, L, V)`.
+        """Token logits `(B, L, V)`, or with `only` `(1, N, V)`.
 
         Args:
             x_t: state of the process, noise where `mask`, clean elsewhere.
@@ -169,6 +171,8 @@ class Denoiser(nn.Module):
             previous: `(B, L, E)` the last prediction, by `process.reread`; a row of zeros = none.
             past: what all of this follows as an open block, from `remember`; None = a whole text.
             seen: what the process sees of `x_t` at `t`, where it is known already.
+            only: `(N,)` the tokens that need logits, by their places among all B x L: much of the time of
+                a call goes into the vocabulary.
         """
         seen = self.process.see(x_t, t) if seen is None else seen
         place, ending = self.places(valid, past)
@@ -180,12 +184,14 @@ class Denoiser(nn.Module):
         else:
             visible = torch.cat([past.mask, valid], 1)
             h, _ = self.transformer(h, visible, context, past.states or None, place)
-        logits = F.linear(self.out(h) * self.scale, self.process.table(), self.bias + self.bar)
+        read, log_posterior = pick(h, only), pick(seen.log_posterior, only)
+        logits = F.linear(self.out(read) * self.scale, self.process.table(), self.bias + self.bar)
         if self.pointer is None:
-            return logits + seen.log_posterior
+            return logits + log_posterior
         # the mixture is what is known before the noisy token is seen: a copied word may be a rare one
         prior = self.process.log_prior
-        return self.pointer(h, logits + prior, context) + (seen.log_posterior + (self.bar - prior))
+        logits = self.pointer(h, logits + prior, context, only) + log_posterior
+        return logits.add_(self.bar - prior)
 
 
 def bar_of(vocabulary: int, barred: Iterable[int]) -> Tensor:
@@ -284,7 +290,7 @@ class GoesOn(Wrapper):
 
     def forward(self, x_t: Tensor, t: Tensor, **inputs: Tensor | Context | None) -> Tensor:
         logits = self.denoiser(x_t, t, **inputs)
-        logits[..., self.eos_id] += BARRED * inputs["mask"]
+        logits[..., self.eos_id] += BARRED * pick(inputs["mask"], inputs.get("only"))
         return logits
 
 

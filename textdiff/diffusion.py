@@ -28,6 +28,7 @@ from textdiff.likelihood import find_bound
 from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, join, log_unigram
 from textdiff.noise import Noise, low_discrepancy
 from textdiff.objective import cross_entropy, find_objective
+from textdiff.packing import pick, places, put
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
 from textdiff.process import PROCESSES
 from textdiff.sampler import SAMPLERS, Predict, Replacing, Resampling, Sampler, keep, precision
@@ -155,11 +156,13 @@ class TextDiffusion(TextModel):
         if "before" in batch:
             inputs["past"] = self.denoiser.remember(batch["before"], batch["before_valid"], context)
         previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
-        logits = self.denoiser(x_t, times, context=context, previous=previous, **inputs)
-        known = self.process, logits, ids, x_t, times
-        nll, objective = cross_entropy(*known), None
+        only = places(mask)
+        logits = self.denoiser(x_t, times, context=context, previous=previous, only=only, **inputs)
+        known = self.process, logits, *(pick(x, only) for x in (ids, x_t, times))
+        empty = torch.zeros(ids.shape, device=ids.device)
+        nll, objective = put(empty, only, cross_entropy(*known)), None
         if self.objective is not cross_entropy:
-            objective = torch.where(settled[:, None], nll, self.objective(*known))
+            objective = torch.where(settled[:, None], nll, put(empty, only, self.objective(*known)))
         # what is never written is not learned, such as unknown characters
         mask = mask & (self.denoiser.bar[ids] == 0)
         time = t.masked_fill(own | settled, torch.nan)
@@ -207,9 +210,10 @@ class TextDiffusion(TextModel):
         rows = chosen.nonzero()[:, 0]
         some = {key: value[rows] for key, value in inputs.items()}
         part = None if context is None else context.select(rows)
-        probs = torch.softmax(self.denoiser(x_t[rows], t[rows], context=part, **some), -1)
-        guess, given = self.process.reread(probs), self.process.table(ids[rows])
-        guess = torch.where(some["mask"][..., None], guess, given.to(guess.dtype))
+        only = places(some["mask"])
+        probs = torch.softmax(self.denoiser(x_t[rows], t[rows], context=part, only=only, **some), -1)
+        guess = self.process.reread(probs)
+        guess = put(self.process.table(ids[rows]).to(guess.dtype), only, guess)
         return guess.new_zeros(len(ids), *guess.shape[1:]).index_copy(0, rows, guess)
 
     def pool(self, context: Context | None, ids: Tensor, mask: Tensor, valid: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textdiff.packing import pick
 from textdiff.transformer import Context
 
 STAY = 6.0  # logit of the sentinel at first: most of the mass, among some hundred tokens
@@ -51,18 +52,22 @@ class Pointer(nn.Module):
         shifted = (F.pad(one, (1, 0)) for one in (source, first_places(source)))
         return replace(context, copied=(self.key(memory), *shifted))
 
-    def forward(self, h: Tensor, logits: Tensor, context: Context) -> Tensor:
+    def forward(self, h: Tensor, logits: Tensor, context: Context, only: Tensor | None = None) -> Tensor:
         """Logits `(B, L, V)` float32 of (2), but for log a_0, for `h (B, L, D)` and `logits (B, L, V)`.
 
-        Of a vocabulary only the tokens of the source are touched: all the others keep their logits.
+        With `only (N,)`, places among the tokens of `h`, logits of these alone, `(1, N, V)`. Of a
+        vocabulary only the tokens of the source are touched: all the others keep their logits.
         """
         keys, tokens, first = context.copied
-        scores = (self.query(h) @ keys.transpose(-1, -2)).float() * h.shape[-1] ** -0.5
+        scores = pick(self.query(h) @ keys.transpose(-1, -2), only).float() * h.shape[-1] ** -0.5
+        tokens, first, mask = (
+            pick(one[:, None].expand(-1, h.shape[1], -1), only) for one in (tokens, first, context.mask)
+        )
         scores = F.pad(self.stay[None], (0, scores.shape[-1] - 1)) + scores
-        scores = scores.masked_fill(~context.mask[:, None], -torch.inf)
+        scores = scores.masked_fill(~mask, -torch.inf)
         log_stay = scores[..., :1] - scores.logsumexp(-1, keepdim=True)
         share = torch.softmax(scores, -1)[..., 1:]
-        place, first = (one[:, None, 1:].expand_as(share) for one in (tokens, first))
+        place, first = tokens[..., 1:], first[..., 1:]
         mass = torch.zeros_like(share).scatter_add(-1, first, share)  # of a token, at its first place
         logits = logits.float()
         log_vocabulary = logits.gather(-1, place) - logits.logsumexp(-1, keepdim=True)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from textdiff.config import Config, named
 from textdiff.denoiser import TIME_FEATURES, Past, bar_of, last, time_features, tokens_left
 from textdiff.hardware import steady_attention
+from textdiff.packing import pick
 from textdiff.process import Process, Seen
 from textdiff.tokenizer import Tokenizer
 from textdiff.transformer import Context
@@ -126,15 +127,16 @@ class PretrainedDenoiser(nn.Module):
         previous: Tensor | None = None,
         past: Past | None = None,
         seen: Seen | None = None,
+        only: Tensor | None = None,
     ) -> Tensor:
-        """Token logits `(B, L, V)`; see `Denoiser.forward`. There is no `context`."""
+        """Token logits `(B, L, V)`, or `(1, N, V)`; see `Denoiser.forward`. There is no `context`."""
         seen = self.process.see(x_t, t) if seen is None else seen
         h = self.embed(x_t, t, mask, seen.features, previous) + self.ending(valid, past)
         if past is not None:
             (before,) = past.states[0]
             h, valid = torch.cat([before.to(h.dtype), h], 1), torch.cat([past.mask, valid], 1)
         logits = self.run(h, valid)[:, -x_t.shape[1] :]
-        return logits + self.bar + self.skip * seen.log_posterior
+        return pick(logits, only) + self.bar + self.skip * pick(seen.log_posterior, only)
 
 
 def open_network(config: Config, tokenizer: Tokenizer) -> tuple[nn.Module, Config]:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from textdiff.config import Spec, build
 from textdiff.decoder import DECODERS
 from textdiff.noise import Noise
+from textdiff.packing import pick
 from textdiff.process import PROCESSES, Discrete, Hierarchical, Process
 from textdiff.sampler import Predict, Sampler
 from textdiff.schedule import Cosine, Schedule
@@ -184,15 +185,16 @@ class OracleDenoiser(nn.Module):
         previous: Tensor | None = None,
         past: Tensor | None = None,
         seen: object = None,
+        only: Tensor | None = None,
     ) -> Tensor:
-        """log p(w_i | x_t, given words, what comes before by `remember`), `(B, L, V)`."""
+        """log p(w_i | x_t, given words, what comes before by `remember`), `(B, L, V)` or `(1, N, V)`."""
         emissions = self.process.log_likelihood(x_t, t).double()
         words = torch.arange(self.language.vocabulary, device=x_t.device)
         known = HIDDEN * (self.process.round(x_t)[..., None] != words).double()
         emissions = torch.where(mask[..., None], emissions, known)
         ends = valid & ~F.pad(valid, (0, 1))[:, 1:]
         emissions = emissions + ends[..., None] * self.ending.to(emissions)
-        return self.language.log_posterior(emissions * valid[..., None], past)
+        return pick(self.language.log_posterior(emissions * valid[..., None], past), only)
 
 
 class OneStream(Noise):

@@ -19,6 +19,7 @@ from textdiff.control.control import Control, Placed, View
 from textdiff.control.words import Avoid, Contain, WordAt
 from textdiff.decoder import one_hot
 from textdiff.denoiser import Wrapper
+from textdiff.packing import pick
 from textdiff.process import Gaussian
 from textdiff.sampler import Sampler
 from textdiff.transformer import Context
@@ -137,8 +138,15 @@ class Steered(Watched):
         place = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
         return place if past is None else past[2].sum(1, keepdim=True) + place
 
-    def forward(self, x_t: Tensor, t: Tensor, past: object = None, **inputs: Tensor | None) -> Tensor:
-        logits = self.ask(x_t, t, past, **inputs)
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        past: object = None,
+        only: Tensor | None = None,
+        **inputs: Tensor | None,
+    ) -> Tensor:
+        logits = self.ask(x_t, t, past, **inputs)  # of all tokens: controls judge the text
         place = self.places(past, inputs["valid"])
         with full(x_t):
             told = [control.weight * control.at(place, logits.shape[-1]) for control in self.placed]
@@ -147,7 +155,7 @@ class Steered(Watched):
                 index = place.clamp(max=view.valid.shape[1] - 1)[..., None].expand_as(logits)  # padding
                 for control in self.controls:
                     told.append(control.weight * control.per_token(view).gather(1, index))
-        return logits + sum(told)
+        return pick(logits + sum(told), only)
 
 
 class Shifted(Watched):
@@ -171,7 +179,14 @@ class Shifted(Watched):
     def shift(self) -> Tensor | None:
         return self.moved
 
-    def forward(self, x_t: Tensor, t: Tensor, past: object = None, **inputs: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        past: object = None,
+        only: Tensor | None = None,
+        **inputs: Tensor | None,
+    ) -> Tensor:
         with torch.enable_grad():
             free = x_t.detach().requires_grad_()
             logits = self.ask(free, t, past, **inputs)
@@ -181,4 +196,4 @@ class Shifted(Watched):
                 (slope,) = torch.autograd.grad(value.sum(), free)
         alpha, sigma = self.process.schedule(t[..., None])
         self.moved = sigma**2 / alpha * slope * inputs["mask"][..., None]
-        return logits.detach()
+        return pick(logits.detach(), only)

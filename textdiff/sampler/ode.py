@@ -72,7 +72,7 @@ class ODE(Solver):
 
     def probs(self, predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
         predict.read(x_t, t)
-        return predict.latest
+        return predict.fill(predict.latest)
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         schedule = predict.process.schedule
@@ -87,6 +87,6 @@ class ODE(Solver):
         ends = schedule.gamma_max / 2, schedule.gamma_min / 2
         y = integrate(flow, (x_1 / alpha_1).double().flatten(1), *ends, self.tolerance, self.most)
         end = predict.times(0.0)
-        probs = predict(predict.clear((y.view_as(x_1) * alpha_0).float(), end), end)
+        probs = predict.guess(predict.clear((y.view_as(x_1) * alpha_0).float(), end), end)
         predict.show(probs)
         return probs

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from textdiff.decoder import Decoder, one_hot
 from textdiff.noise import Noise
+from textdiff.packing import PickedNoise, places, put
 from textdiff.process import Seen
 from textdiff.schedule import Schedule
 from textdiff.transformer import Context
@@ -75,7 +76,7 @@ class Predict:
 
     def hold(self, ids: Tensor, mask: Tensor) -> None:
         """What is given: the tokens of `ids (B, L)` outside `mask (B, L)`."""
-        self.ids, self.mask = ids, mask
+        self.ids, self.mask, self.open = ids, mask, places(mask)
         self.known = (~mask).nonzero(as_tuple=True)
 
     def clear(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -89,10 +90,18 @@ class Predict:
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Decoded probabilities `(B, L, V)` at the times `t (B, L)`."""
+        return self.fill(self.guess(x_t, t))
+
+    def guess(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The same of the N tokens to be generated alone, `(1, N, V)`."""
         logits = self.read(x_t, t)
         if getattr(self.decoder, "plain", False):
             return self.latest
-        return self.settle(self.decoder(logits, self.noise))
+        return self.decoder(logits, PickedNoise(self.noise, self.mask.shape, self.open))
+
+    def fill(self, probs: Tensor) -> Tensor:
+        """`probs (1, N, V)` as `(B, L, V)`, with all mass on the given tokens."""
+        return put(one_hot(self.ids, probs), self.open, probs)
 
     def look(self, x_t: Tensor, t: Tensor, changed: Tensor | None = None) -> None:
         """See a state for all predictions that follow; after the first time what `changed (B, L)`.
@@ -108,7 +117,7 @@ class Predict:
             self.seen.put(place, self.process.see(x_t[place][:, None], t[place][:, None]))
 
     def read(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Logits; their own probabilities are `latest` then."""
+        """Logits `(1, N, V)` of the tokens to be generated; their own probabilities are `latest` then."""
         with precision(x_t.device, self.dtype):
             logits = self.denoiser(
                 x_t,
@@ -118,21 +127,19 @@ class Predict:
                 context=self.context,
                 previous=self.previous,
                 seen=self.seen,
+                only=self.open,
             ).float()
         self.evaluations += self.denoiser.evaluations
         self.shift = getattr(self.denoiser, "shift", None)
-        self.latest = self.settle(torch.softmax(logits, -1))
+        self.latest = torch.softmax(logits, -1)
         return logits
 
-    def settle(self, probs: Tensor) -> Tensor:
-        """All mass on the given tokens, in place: `where` over the vocabulary costs a tenth of a step."""
-        probs[self.known] = one_hot(self.ids[self.known], probs)
-        return probs
-
-    def give(self, chosen: Tensor, ids: Tensor) -> None:
-        """From now on the tokens `chosen (B, L)` are given as in `ids (B, L)`."""
-        self.hold(torch.where(chosen, ids, self.ids), self.mask & ~chosen)
-        self.settle(self.latest)
+    def give(self, chosen: Tensor, probs: Tensor) -> None:
+        """From now on `chosen (B, L)` of the open tokens are given, as `probs (1, N, V)` has them."""
+        leaves = chosen.flatten()[self.open]
+        ids = put(self.ids, self.open[leaves], probs[:, leaves].argmax(-1))
+        self.latest = self.latest[:, ~leaves]
+        self.hold(ids, self.mask & ~chosen)
 
     def first(self) -> Tensor:
         """The state to start from."""
@@ -142,12 +149,12 @@ class Predict:
         return self.clear(self.process.prior(self.ids.shape, self.noise), t)
 
     def answer(self, probs: Tensor) -> Tensor:
-        """The text `(B, L)` of the last `probs`."""
-        return keep(self.mask, probs.argmax(-1), self.ids)
+        """The text `(B, L)` with the likeliest of `probs (1, N, V)`."""
+        return put(self.ids, self.open, probs.argmax(-1))
 
     def advance(self, step: int) -> None:
         """End of a step: its last raw prediction conditions the next one, with fresh noise."""
-        self.previous = self.process.reread(self.latest)
+        self.previous = put(self.process.table(self.ids), self.open, self.process.reread(self.latest))
         self.noise = self.noise.at(step)
         self.show(self.latest)
 
@@ -200,14 +207,14 @@ class Sampler:
         return predict.process.step(x_t, probs, t, s, predict.noise, tau=self.tau, **moved), history
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
-        """The loop; returns the last decoded probabilities `(B, L, V)`."""
+        """The loop; returns the last decoded probabilities `(1, N, V)` of the tokens to be generated."""
         x_t, history = x_1, []
         times = [predict.times(predict.start * t) for t in self.times(predict.process.schedule).tolist()]
         for i, (t, s) in enumerate(pairwise(times[:-1])):
             x_s, history = self.step(predict, x_t, t, s, history)
             x_t = predict.clear(x_s, s)
             predict.advance(i + 1)
-        probs = predict(x_t, times[-2])
+        probs = predict.guess(x_t, times[-2])
         predict.show(probs)
         return probs
 
@@ -271,7 +278,7 @@ class Confidence(Sampler):
             start = predict.times(1.0)
             x_t = predict.clear(x_1, start)
             predict.look(x_t, start, chosen)  # what is open stays as it was
-            probs = predict(x_t, start)
+            probs = predict.guess(x_t, start)
             if i == last:  # all that is left is settled, in whatever order
                 predict.show(probs)
                 break
@@ -279,12 +286,13 @@ class Confidence(Sampler):
             rank = self.sureness(predict).argsort(dim=1, descending=True, stable=True).argsort(1)
             leaving = predict.mask.sum(1, keepdim=True) - left
             chosen = predict.mask & (rank < leaving)
-            predict.give(chosen, probs.argmax(-1))
+            predict.give(chosen, probs)
             predict.advance(i)
         return probs
 
     def sureness(self, predict: Predict) -> Tensor:
         """`(B, L)`: highest probability of every token that is still noise, times a surer neighbour's."""
-        sure = predict.latest.amax(-1).masked_fill(~predict.mask, -1.0)
+        nothing = torch.full(predict.mask.shape, -1.0, device=predict.mask.device)
+        sure = put(nothing, predict.open, predict.latest.amax(-1))
         beside = F.max_pool1d(sure, 3, stride=1, padding=1)
         return torch.where(predict.mask & (beside > sure), sure * beside, sure)

@@ -1,0 +1,146 @@
+"""Tokens that are asked for alone answer as they do among all others."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from textdiff.config import Config
+from textdiff.control import Control
+from textdiff.control.steering import Shifted, Steered
+from textdiff.denoiser import Continued, Denoiser, GoesOn, Guided
+from textdiff.diffusion import TextDiffusion
+from textdiff.noise import Noise
+from textdiff.objective import OBJECTIVES
+from textdiff.packing import PickedNoise, pick, places, put
+from textdiff.process import PROCESSES
+from textdiff.schedule import Cosine
+from textdiff.tokenizer import Tokenizer
+
+V, D, B, L, S = 11, 8, 3, 6, 5
+VALID = torch.arange(L) < torch.tensor([6, 4, 2])[:, None]
+MASK = VALID & (torch.arange(L) != 1)
+SOURCE = torch.arange(B * S).view(B, S) % V
+SEEN = torch.arange(S) < torch.tensor([5, 3, 1])[:, None]
+
+
+class Surer(Control):
+    """Of the whole text: what is likely becomes likelier; its evidence moves with the state."""
+
+    def per_token(self, view):
+        return view.probs + view.probs.mean((1, 2), keepdim=True)
+
+    def evidence(self, view):
+        return view.probs.square().sum((1, 2))
+
+
+def make(process: str = "embedding", **options) -> Denoiser:
+    torch.manual_seed(0)
+    made = PROCESSES[process](nn.Embedding(V, D), Cosine())
+    made.log_prior.copy_(torch.randn(V).log_softmax(0))
+    sizes = {"width": 16, "depth": 1, "heads": 2, "encoder_depth": 1, "max_length": 9}
+    denoiser = Denoiser(made, **sizes, max_source_length=9, barred=(0, 5), **options).eval()
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return denoiser
+
+
+def continued(denoiser: Denoiser) -> Continued:
+    before = torch.arange(B * 2).view(B, 2)
+    return Continued(
+        denoiser, denoiser.remember(before, torch.ones_like(before).bool(), context(denoiser))
+    )
+
+
+def context(denoiser: Denoiser):
+    return denoiser.encode_source(SOURCE, SEEN)
+
+
+WAYS: dict[str, tuple[dict, Callable[[Denoiser], nn.Module]]] = {
+    "plain": ({}, lambda denoiser: denoiser),
+    "pointer": ({"pointer": True}, lambda denoiser: denoiser),
+    "guided": ({"pointer": True}, lambda denoiser: Guided(denoiser, 2.0)),
+    "goes on": ({}, lambda denoiser: GoesOn(denoiser, 3)),
+    "continued": ({"blocks": True}, continued),
+    "steered": ({}, lambda denoiser: Steered(denoiser, [Surer()])),
+    "shifted": ({}, lambda denoiser: Shifted(denoiser, [Surer()])),
+}
+
+
+def test_places_by_hand():
+    mask = torch.tensor([[True, False, True], [False, True, False]])
+    assert places(mask).tolist() == [0, 2, 4]
+    x = torch.arange(6).view(2, 3)
+    assert pick(x, places(mask)).tolist() == [[0, 2, 4]] and pick(x, None) is x
+    assert put(x, places(mask), torch.tensor([[7, 8, 9]])).tolist() == [[7, 1, 8], [3, 9, 5]]
+    assert x.tolist() == [[0, 1, 2], [3, 4, 5]]  # itself as it was
+    assert put(x[..., None].float(), places(mask), torch.ones(1, 3, 1)).shape == (2, 3, 1)
+
+
+def test_noise_is_that_of_the_whole_text():
+    noise, only = Noise(5, range(B), VALID, step=3), places(MASK)
+    for kind in ("uniform", "normal"):
+        whole = getattr(noise.at(3), kind)((B, L, 4))
+        found = getattr(PickedNoise(noise.at(3), MASK.shape, only), kind)((1, len(only), 4))
+        assert torch.equal(found, whole[MASK][None])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_some_tokens_answer_as_among_all(way):
+    options, wrap = WAYS[way]
+    denoiser = make(**options)
+    told, t = context(denoiser), 0.6 * MASK
+    x_0 = denoiser.process.encode(torch.arange(B * L).view(B, L) % V)
+    noisy = denoiser.process.corrupt(x_0, t, Noise(0, range(B), VALID))
+    x_t = torch.where(MASK[..., None], noisy, x_0)
+    answer, inputs = wrap(denoiser), {"mask": MASK, "valid": VALID, "context": told}
+    whole = answer(x_t, t, **inputs).detach()
+    shift = answer.shift if way == "shifted" else None
+    for asked in (MASK, MASK & (torch.arange(B) != 1)[:, None], torch.zeros_like(MASK)):
+        found = answer(x_t, t, only=places(asked), **inputs)
+        assert found.shape == (1, asked.sum(), V)
+        assert torch.allclose(found[0], whole[asked], atol=1e-4)
+        if shift is not None:  # of the text, whatever is asked
+            assert torch.allclose(answer.shift, shift, atol=1e-5) and shift.abs().max() > 1e-4
+
+
+def loss_and_slopes(model: TextDiffusion, batch: dict[str, Tensor]) -> list[Tensor]:
+    model.zero_grad()
+    losses = model.loss(batch, 7)
+    cost = (losses.cost * losses.mask).sum() / losses.mask.sum()
+    cost.backward()
+    slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [cost.detach(), (losses.nll * losses.mask).detach(), *slopes]
+
+
+ANY = ("cross_entropy", "variational")
+TRAINED = [("embedding", name) for name in OBJECTIVES]
+TRAINED += [(name, objective) for name in PROCESSES if name != "embedding" for objective in ANY]
+
+
+@pytest.mark.parametrize(("process", "objective"), TRAINED)
+def test_training_learns_the_same_as_from_the_logits_of_all_tokens(process, objective, monkeypatch):
+    tokenizer = Tokenizer.train(["a few words of some text"], 260)
+    shape = {"width": 16, "depth": 1, "heads": 2, "encoder_depth": 1, "max_length": L}
+    told = {"process": process, "objective": objective, "given_rate": 0.9, "pointer": True}
+    torch.manual_seed(0)
+    model = TextDiffusion(Config(**shape, **told, max_source_length=S, conditioning="cross"), tokenizer)
+    with torch.no_grad():
+        model.denoiser.previous.weight.normal_()
+    ids = torch.arange(B * L).view(B, L) + 20
+    batch = {"ids": ids, "valid": VALID, "mask": VALID, "index": torch.arange(B), "position": 0}
+    batch |= {"source": SOURCE + 20, "source_mask": SEEN}
+    found = loss_and_slopes(model, batch)
+    forward, asked = model.denoiser.forward, []
+
+    def whole(*args, only, **inputs):
+        asked.append(len(only))
+        return pick(forward(*args, **inputs), only)
+
+    monkeypatch.setattr(model.denoiser, "forward", whole)
+    expected = loss_and_slopes(model, batch)
+    assert len(found) == len(expected) > 10 and 0 < max(asked) < VALID.sum()
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5, rtol=1e-4)
