@@ -26,7 +26,7 @@ PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
 HEADLINES = ("e2e", "arxiv_titles")
 SEED = re.compile(r"(.*?)(?:-seed(\d+))?")  # a name, and the training seed that it may end in
 FEW = (4, 16)  # numbers of steps in README of models that were not timed
-TIMES = ("ms alone", "ms in batches of 32")
+TIMES = {1: "ms alone", 32: "ms in batches of 32"}  # of sizes of batch
 NAMES = {
     "fact_accuracy": "facts %",
     "fact_accuracy_unseen_names": "facts %, unseen names",
@@ -147,24 +147,25 @@ def headlines() -> str:
 
 
 def headline(data: str) -> str:
-    """Rows of the models that were timed, and those that they were made from."""
+    """Rows of the ways that were timed, of the baselines, and of diffusion in few numbers of steps."""
     rows = load(f"summarization-{data}-distilled")["rows"]
-    times: dict[tuple[str, str], list[str]] = defaultdict(list)
+    times: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for row in load(f"latency-{data}")["rows"]:
         milliseconds = 1000 * row["seconds_per_text"]["median"]
         digits = 0 if milliseconds >= 20 else 1
-        times[row["model"], row["how"]].append(f"{milliseconds:.{digits}f}")
-    heads = ["system", "how", "steps", "ROUGE-L", "BLEU", "ROUGE-L ahead of greedy", *TIMES]
+        times[row["model"], row["how"]][row["batch_size"]] = f"{milliseconds:.{digits}f}"
+    heads = ["system", "how", "steps", "ROUGE-L", "BLEU", "ROUGE-L ahead of greedy", *TIMES.values()]
     lines = head(heads, 2)
     for row in rows:
-        timed = times[key_of(row)] if "nfe" in row else []
-        untimed = row["system"] == "embedding" and row["candidates"] == 1 and row["steps"] in FEW
-        if not (timed or untimed or row["system"] == "lead"):
+        timed = times[key_of(row)] if "nfe" in row else {}
+        usual = row["system"] == "autoregressive" or row.get("steps") in FEW
+        single = row["system"] == "lead" or (usual and row["candidates"] == 1)
+        if not (timed or single):
             continue
         system = ", ".join(row[key] for key in ("system", "training") if key in row)
         cells = [system, how(row | {"training": ""}), str(row.get("steps", ""))]
         cells += [cell(row["metrics"][key]) for key in ("rougeL", "bleu")]
-        lines.append(line([*cells, paired(row), *(timed or [""] * len(TIMES))]))
+        lines.append(line([*cells, paired(row), *(timed.get(size, "") for size in TIMES)]))
     return "\n".join(lines)
 
 

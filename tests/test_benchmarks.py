@@ -278,6 +278,7 @@ def test_quality_stands_beside_the_time_of_the_same_way(monkeypatch):
     best = "confidence, best of 3 by the twin"
     rows: list[dict] = [{"system": "lead"}, {"system": "copy"}]
     rows += [{"system": "autoregressive", "decoding": "greedy", "nfe": 9, "candidates": 1}]
+    rows += [{"system": "autoregressive", "decoding": "beam", "nfe": 9, "candidates": 1}]
     for system, more in singles:
         told = {"system": system, "sampler": "confidence", "nfe": 4, "candidates": 1, **more}
         rows += [told | {"steps": steps} for steps in (4, 8)]
@@ -287,8 +288,8 @@ def test_quality_stands_beside_the_time_of_the_same_way(monkeypatch):
     ways = [("autoregressive", "greedy"), ("embedding-distilled", "confidence, 8 steps")]
     ways += [("embedding-distilled", "confidence, 4 steps, best of 3 by the twin")]
     times = [
-        {"model": model, "how": way, "seconds_per_text": {"median": (i + 1) / size}}
-        for size in (1, 500)
+        {"model": model, "how": way, "batch_size": size, "seconds_per_text": {"median": (i + 1) / size}}
+        for size in (32, 1)
         for i, (model, way) in enumerate(ways)
     ]
     files = {"summarization-x-distilled": rows, "latency-x": times}
@@ -296,11 +297,12 @@ def test_quality_stands_beside_the_time_of_the_same_way(monkeypatch):
     lines = update_readme.headline("x").splitlines()[2:]
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == [
         ["lead", "", "", "0.0", "0.0", "", "", ""],
-        ["autoregressive", "greedy", "", "2.0", "2.0", "", "1000", "2.0"],
-        ["embedding", "confidence", "4", "3.0", "3.0", "", "", ""],
-        ["embedding, distilled", "confidence", "4", "6.0", "6.0", "", "", ""],
-        ["embedding, distilled", "confidence", "8", "7.0", "7.0", "", "2000", "4.0"],
-        ["embedding, distilled", best, "4", "8.0", "8.0", "", "3000", "6.0"],
+        ["autoregressive", "greedy", "", "2.0", "2.0", "", "1000", "31"],
+        ["autoregressive", "beam", "", "3.0", "3.0", "", "", ""],
+        ["embedding", "confidence", "4", "4.0", "4.0", "", "", ""],
+        ["embedding, distilled", "confidence", "4", "7.0", "7.0", "", "", ""],
+        ["embedding, distilled", "confidence", "8", "8.0", "8.0", "", "2000", "62"],
+        ["embedding, distilled", best, "4", "9.0", "9.0", "", "3000", "94"],
     ]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from textdiff.config import Config
-from textdiff.control import Control
+from textdiff.control.control import Control, Placed
 from textdiff.control.steering import Shifted, Steered
 from textdiff.denoiser import Continued, Denoiser, GoesOn, Guided
 from textdiff.diffusion import TextDiffusion
@@ -33,6 +33,13 @@ class Surer(Control):
 
     def evidence(self, view):
         return view.probs.square().sum((1, 2))
+
+
+class Third(Placed):
+    """The word 4, more so the later."""
+
+    def at(self, place, vocabulary):
+        return place[..., None] * (torch.arange(vocabulary) == 4)
 
 
 def make(process: str = "embedding", **options) -> Denoiser:
@@ -65,6 +72,8 @@ WAYS: dict[str, tuple[dict, Callable[[Denoiser], nn.Module]]] = {
     "goes on": ({}, lambda denoiser: GoesOn(denoiser, 3)),
     "continued": ({"blocks": True}, continued),
     "steered": ({}, lambda denoiser: Steered(denoiser, [Surer()])),
+    "placed": ({}, lambda denoiser: Steered(denoiser, [Third()])),
+    "both": ({}, lambda denoiser: Steered(denoiser, [Third(), Surer()])),
     "shifted": ({}, lambda denoiser: Shifted(denoiser, [Surer()])),
 }
 
@@ -106,9 +115,28 @@ def test_some_tokens_answer_as_among_all(way):
             assert torch.allclose(answer.shift, shift, atol=1e-5) and shift.abs().max() > 1e-4
 
 
-def loss_and_slopes(model: TextDiffusion, batch: dict[str, Tensor]) -> list[Tensor]:
+def make_model(process: str = "embedding", **told) -> TextDiffusion:
+    tokenizer = Tokenizer.train(["a few words of some text"], 260)
+    shape = {"width": 16, "depth": 1, "heads": 2, "encoder_depth": 1, "max_length": L}
+    shape |= {"process": process, "conditioning": "cross", "max_source_length": S, "pointer": True}
+    torch.manual_seed(0)
+    model = TextDiffusion(Config(**shape, **told), tokenizer)
+    with torch.no_grad():
+        model.denoiser.previous.weight.normal_()
+    return model
+
+
+def make_batch() -> dict[str, Tensor]:
+    """Eight texts of one to six tokens."""
+    valid = torch.arange(L) < torch.tensor([6, 4, 2, 6, 5, 1, 3, 6])[:, None]
+    ids = torch.arange(8 * L).view(8, L) + 20
+    batch = {"ids": ids, "valid": valid, "mask": valid, "index": torch.arange(8), "position": 0}
+    return batch | {"source": ids[:, :S] + 5, "source_mask": torch.ones(8, S, dtype=torch.bool)}
+
+
+def loss_and_slopes(model: TextDiffusion) -> list[Tensor]:
     model.zero_grad()
-    losses = model.loss(batch, 7)
+    losses = model.loss(make_batch(), 7)
     cost = (losses.cost * losses.mask).sum() / losses.mask.sum()
     cost.backward()
     slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -121,26 +149,56 @@ TRAINED += [(name, objective) for name in PROCESSES if name != "embedding" for o
 
 
 @pytest.mark.parametrize(("process", "objective"), TRAINED)
-def test_training_learns_the_same_as_from_the_logits_of_all_tokens(process, objective, monkeypatch):
-    tokenizer = Tokenizer.train(["a few words of some text"], 260)
-    shape = {"width": 16, "depth": 1, "heads": 2, "encoder_depth": 1, "max_length": L}
-    told = {"process": process, "objective": objective, "given_rate": 0.9, "pointer": True}
-    torch.manual_seed(0)
-    model = TextDiffusion(Config(**shape, **told, max_source_length=S, conditioning="cross"), tokenizer)
-    with torch.no_grad():
-        model.denoiser.previous.weight.normal_()
-    ids = torch.arange(B * L).view(B, L) + 20
-    batch = {"ids": ids, "valid": VALID, "mask": VALID, "index": torch.arange(B), "position": 0}
-    batch |= {"source": SOURCE + 20, "source_mask": SEEN}
-    found = loss_and_slopes(model, batch)
-    forward, asked = model.denoiser.forward, []
-
-    def whole(*args, only, **inputs):
-        asked.append(len(only))
-        return pick(forward(*args, **inputs), only)
-
-    monkeypatch.setattr(model.denoiser, "forward", whole)
-    expected = loss_and_slopes(model, batch)
-    assert len(found) == len(expected) > 10 and 0 < max(asked) < VALID.sum()
+def test_training_learns_the_same_as_from_all_tokens(process, objective, monkeypatch):
+    """Of texts without given tokens, with first ones, and with any."""
+    told = {"given_rate": 0.4, "prefix_rate": 0.3, "self_conditioning": 0.0}
+    model, batch = make_model(process, objective=objective, **told), make_batch()
+    noise = Noise(7, batch["index"].tolist(), batch["valid"])
+    mask, settled = model.draw_mask(batch["mask"], noise)
+    assert settled.any() and not settled.all() and 0 < mask.sum() < 0.8 * batch["mask"].sum()
+    found = loss_and_slopes(model)
+    every = torch.arange(mask.numel())
+    monkeypatch.setattr("textdiff.diffusion.places", lambda mask: every)
+    expected = loss_and_slopes(model)
+    assert len(found) == len(expected) > 10
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_an_objective_is_told_what_belongs_together(monkeypatch):
+    model, batch, told = make_model(objective="variational", token_noise=1.0), make_batch(), {}
+    forward, objective = model.denoiser.forward, model.objective
+
+    def watched(x_t, t, **inputs):
+        told["seen"] = (batch["ids"], x_t, t, inputs["mask"])
+        return forward(x_t, t, **inputs)
+
+    def asked(process, logits, *tokens):
+        told["asked"] = tokens
+        return objective(process, logits, *tokens)
+
+    monkeypatch.setattr(model.denoiser, "forward", watched)
+    model.objective = asked
+    model.loss(batch, 7)
+    *seen, mask = told["seen"]
+    for one, whole in zip(told["asked"], seen, strict=True):
+        assert torch.equal(one, whole[mask][None])
+    assert seen[2].unique().numel() > 9  # every token has a time of its own
+
+
+@torch.no_grad()
+def test_a_first_prediction_is_reread_where_it_was_made():
+    """Given tokens are read as themselves, open ones as the mean of what was predicted."""
+    model, batch = make_model(), make_batch()
+    model.eval()
+    ids, valid = batch["ids"], batch["valid"]
+    mask = valid & (torch.arange(L) % 2 == 0)
+    chosen = torch.arange(8) != 3
+    inputs = {"mask": mask, "valid": valid}
+    told = model.read(batch["source"], batch["source_mask"])
+    x_t, t = model.process.encode(ids) + 0.5, 0.7 * mask
+    found = model.predict_first(x_t, t, ids, inputs, told, chosen)
+    probs = model.denoiser(x_t, t, context=told, **inputs).softmax(-1)
+    shown = torch.where(mask[..., None], model.process.reread(probs), model.process.table(ids))
+    assert torch.allclose(found[chosen], shown[chosen], atol=1e-5) and (found[3] == 0).all()

@@ -3,7 +3,8 @@
 Every decoder serves every process at every step: `softmax` keeps the posterior mean, `sample` draws one
 token (with the ancestral step an exact sampler), `greedy` is Diffusion-LM's clamping, `top_k` and `top_p`
 (Holtzman et al. 2020, arXiv:1904.09751) cut the tail. All take a temperature. Input `logits (B, L, V)`,
-output `probs (B, L, V)`, rows sum to 1.
+output `probs (B, L, V)`, rows sum to 1. Every token is decoded by itself: samplers hand over those that
+are not given as one text, `(1, N, V)`, and `noise` that draws for these.
 """
 
 import math

@@ -144,6 +144,7 @@ class TextDiffusion(TextModel):
         noise = Noise(seed, batch["index"].tolist(), valid)
         coins = noise.uniform((len(ids),)), noise.uniform((len(ids),)), noise.uniform((len(ids),))
         mask, settled = self.draw_mask(batch["mask"], noise)
+        only = places(mask)
         own = (coins[0] < self.config.token_noise) & ~settled
         t, weight = self.times(low_discrepancy(seed, batch["index"]).to(ids.device))
         t = t.masked_fill(settled, 1.0)
@@ -156,11 +157,11 @@ class TextDiffusion(TextModel):
         if "before" in batch:
             inputs["past"] = self.denoiser.remember(batch["before"], batch["before_valid"], context)
         previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
-        only = places(mask)
         logits = self.denoiser(x_t, times, context=context, previous=previous, only=only, **inputs)
         known = self.process, logits, *(pick(x, only) for x in (ids, x_t, times))
-        empty = torch.zeros(ids.shape, device=ids.device)
-        nll, objective = put(empty, only, cross_entropy(*known)), None
+        nats = cross_entropy(*known)
+        empty = nats.new_zeros(ids.shape)
+        nll, objective = put(empty, only, nats), None
         if self.objective is not cross_entropy:
             objective = torch.where(settled[:, None], nll, put(empty, only, self.objective(*known)))
         # what is never written is not learned, such as unknown characters

@@ -13,13 +13,16 @@ from textdiff.noise import Noise
 
 
 def places(mask: Tensor) -> Tensor:
-    """Where `mask (B, L)` is true, `(N,)` int64, counted through all B x L tokens."""
+    """Where `mask (B, L)` is true, `(N,)` int64, counted through all B x L tokens, in their order."""
     return mask.flatten().nonzero()[:, 0]
 
 
 def pick(x: Tensor, only: Tensor | None) -> Tensor:
     """The tokens of `x (B, L, ...)` at the places `only (N,)`, as `(1, N, ...)`; None = `x` itself."""
-    return x if only is None else x.flatten(0, 1).index_select(0, only)[None]
+    if only is None:
+        return x
+    flat = x.flatten(0, 1)
+    return (flat if len(only) == len(flat) else flat.index_select(0, only))[None]
 
 
 def put(x: Tensor, only: Tensor, tokens: Tensor) -> Tensor:

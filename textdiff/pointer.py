@@ -59,16 +59,16 @@ class Pointer(nn.Module):
         vocabulary only the tokens of the source are touched: all the others keep their logits.
         """
         keys, tokens, first = context.copied
-        scores = pick(self.query(h) @ keys.transpose(-1, -2), only).float() * h.shape[-1] ** -0.5
-        tokens, first, mask = (
-            pick(one[:, None].expand(-1, h.shape[1], -1), only) for one in (tokens, first, context.mask)
-        )
+        scores = (self.query(h) @ keys.transpose(-1, -2)).float() * h.shape[-1] ** -0.5
         scores = F.pad(self.stay[None], (0, scores.shape[-1] - 1)) + scores
-        scores = scores.masked_fill(~mask, -torch.inf)
-        log_stay = scores[..., :1] - scores.logsumexp(-1, keepdim=True)
+        scores = scores.masked_fill(~context.mask[:, None], -torch.inf)
+        log_stay = pick(scores[..., :1] - scores.logsumexp(-1, keepdim=True), only)
         share = torch.softmax(scores, -1)[..., 1:]
-        place, first = tokens[..., 1:], first[..., 1:]
+        place, first = (one[:, None, 1:].expand_as(share) for one in (tokens, first))
         mass = torch.zeros_like(share).scatter_add(-1, first, share)  # of a token, at its first place
+        mass = pick(mass, only)
+        if only is not None:  # the rows themselves: `pick` would copy all that is expanded
+            place = tokens[only // h.shape[1], 1:][None]
         logits = logits.float()
         log_vocabulary = logits.gather(-1, place) - logits.logsumexp(-1, keepdim=True)
         odds = mass.clamp(min=LEAST).log() - log_stay - log_vocabulary

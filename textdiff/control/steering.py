@@ -146,8 +146,9 @@ class Steered(Watched):
         only: Tensor | None = None,
         **inputs: Tensor | None,
     ) -> Tensor:
-        logits = self.ask(x_t, t, past, **inputs)  # of all tokens: controls judge the text
-        place = self.places(past, inputs["valid"])
+        part = None if self.controls else only  # who judges a text needs all of it
+        logits = self.ask(x_t, t, past, only=part, **inputs)
+        place = pick(self.places(past, inputs["valid"]), part)
         with full(x_t):
             told = [control.weight * control.at(place, logits.shape[-1]) for control in self.placed]
             if self.controls:  # only they need the whole text, which blocks make long
@@ -155,7 +156,8 @@ class Steered(Watched):
                 index = place.clamp(max=view.valid.shape[1] - 1)[..., None].expand_as(logits)  # padding
                 for control in self.controls:
                     told.append(control.weight * control.per_token(view).gather(1, index))
-        return pick(logits + sum(told), only)
+        logits = logits + sum(told)
+        return pick(logits, only) if self.controls else logits
 
 
 class Shifted(Watched):

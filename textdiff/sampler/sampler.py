@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from textdiff.decoder import Decoder, one_hot
 from textdiff.noise import Noise
-from textdiff.packing import PickedNoise, places, put
+from textdiff.packing import PickedNoise, pick, places, put
 from textdiff.process import Seen
 from textdiff.schedule import Schedule
 from textdiff.transformer import Context
@@ -101,7 +101,9 @@ class Predict:
 
     def fill(self, probs: Tensor) -> Tensor:
         """`probs (1, N, V)` as `(B, L, V)`, with all mass on the given tokens."""
-        return put(one_hot(self.ids, probs), self.open, probs)
+        whole = one_hot(self.ids, probs)
+        whole.flatten(0, 1)[self.open] = probs[0]  # in place: it is as large as all that a step computes
+        return whole
 
     def look(self, x_t: Tensor, t: Tensor, changed: Tensor | None = None) -> None:
         """See a state for all predictions that follow; after the first time what `changed (B, L)`.
@@ -137,8 +139,9 @@ class Predict:
     def give(self, chosen: Tensor, probs: Tensor) -> None:
         """From now on `chosen (B, L)` of the open tokens are given, as `probs (1, N, V)` has them."""
         leaves = chosen.flatten()[self.open]
-        ids = put(self.ids, self.open[leaves], probs[:, leaves].argmax(-1))
-        self.latest = self.latest[:, ~leaves]
+        gone, stays = places(leaves), places(~leaves)
+        ids = put(self.ids, self.open[gone], pick(probs, gone).argmax(-1))
+        self.latest = pick(self.latest, stays)
         self.hold(ids, self.mask & ~chosen)
 
     def first(self) -> Tensor:
@@ -159,7 +162,7 @@ class Predict:
         self.show(self.latest)
 
     def show(self, probs: Tensor) -> None:
-        """The text of a prediction to who watches."""
+        """The text of a prediction `(1, N, V)` to who watches."""
         if self.watch is not None:
             self.watch(self.answer(probs))
 
