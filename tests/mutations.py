@@ -1159,15 +1159,15 @@ BUGS = [
     Bug(
         "the last prediction forgets what was settled",
         "sampler/sampler.py",
-        "put(self.process.table(self.ids), self.open",
-        "put(0 * self.process.table(self.ids), self.open",
+        "put(self.process.table(self.told), self.open",
+        "put(0 * self.process.table(self.told), self.open",
         "laws",
     ),
     Bug(
         "given tokens not settled",
         "sampler/sampler.py",
-        "whole = one_hot(self.ids, probs)",
-        "whole = 0 * one_hot(self.ids, probs)",
+        "whole = one_hot(self.told, probs)",
+        "whole = 0 * one_hot(self.told, probs)",
         "laws",
     ),
     Bug(
@@ -1229,7 +1229,7 @@ BUGS = [
     Bug(
         "self-conditioning always off",
         "sampler/sampler.py",
-        "self.previous = put(self.process.table(self.ids), self.open, self.process.reread(self.latest))",
+        "self.previous = put(self.process.table(self.told), self.open, self.process.reread(self.latest))",
         "self.previous = None",
         "laws",
     ),

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
-noise fixed config hardware corpus classes metrics transformer optimizer tokenizer files
+noise packing fixed config hardware corpus classes metrics transformer optimizer tokenizer files
 documents sizes batches rerank decoder schedule times process objective length encoder pointer denoiser
 pretrained sampler testing likelihood control blocks storage model layout diffusion
 twin rescore options generation movie data evaluation checkpoint report train cli api commands __init__

@@ -77,6 +77,7 @@ class Predict:
     def hold(self, ids: Tensor, mask: Tensor) -> None:
         """What is given: the tokens of `ids (B, L)` outside `mask (B, L)`."""
         self.ids, self.mask, self.open = ids, mask, places(mask)
+        self.told = ids.masked_fill(mask, 0)  # what is noise still need not be a word
         self.known = (~mask).nonzero(as_tuple=True)
 
     def clear(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class Predict:
 
     def fill(self, probs: Tensor) -> Tensor:
         """`probs (1, N, V)` as `(B, L, V)`, with all mass on the given tokens."""
-        whole = one_hot(self.ids, probs)
+        whole = one_hot(self.told, probs)
         whole.flatten(0, 1)[self.open] = probs[0]  # in place: it is as large as all that a step computes
         return whole
 
@@ -157,7 +158,7 @@ class Predict:
 
     def advance(self, step: int) -> None:
         """End of a step: its last raw prediction conditions the next one, with fresh noise."""
-        self.previous = put(self.process.table(self.ids), self.open, self.process.reread(self.latest))
+        self.previous = put(self.process.table(self.told), self.open, self.process.reread(self.latest))
         self.noise = self.noise.at(step)
         self.show(self.latest)
 
