@@ -75,9 +75,14 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--set_twin", nargs="*", default=[], help="and those of the twin alone")
     parser.add_argument("--start", type=Path, help="folder of a run whose models are fine-tuned")
+    parser.add_argument(
+        "--from_twin", action="store_true", help="every process starts from the weights of the twin"
+    )
     for system in SYSTEMS:
         parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
     options = parser.parse_args()
+    if options.from_twin and (options.start or options.distill_start):
+        parser.error("--from_twin: leave out --start and --distill_start, which name other weights")
     if options.distill_twin and not options.distill:
         parser.error("--distill_twin: needs the texts of --distill")
     if options.distill and not (options.train_file and options.validation_file):
@@ -99,6 +104,8 @@ def training_flags(options: argparse.Namespace, name: str) -> list[str]:
     flags += ["--model.network.system", name if twin else "diffusion"]
     flags += [] if twin or name == "embedding" else ["--model.network.process", name]
     flags += ["--model.init_from", str(options.start / name / "model")] if options.start else []
+    if options.from_twin and not twin:
+        flags += ["--model.init_from", str(options.runs / options.name / "autoregressive" / "model")]
     return [*flags, *(f"--{flag}" for flag in options.set + (options.set_twin if twin else []))]
 
 
@@ -315,7 +322,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     result = common.header("summarization", options.name, "test")  # before the code can change
     data = open_data(options)
-    flags = {name: training_flags(options, name) for name in (*options.processes, "autoregressive")}
+    systems = [*options.processes, "autoregressive"]
+    systems = systems[::-1] if options.from_twin else systems  # the twin first
+    flags = {name: training_flags(options, name) for name in systems}
     copies = {"equal_examples": options.processes[0]} if options.equal_examples else {}
     flags |= dict.fromkeys(copies, flags["autoregressive"])
     if options.distill:

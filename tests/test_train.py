@@ -456,7 +456,6 @@ def test_fine_tuning_counts_lengths_anew(tmp_path, files, trained):
         ({"data__text_column": "target"}, "conditioning 'cross', the data ask for 'none'"),
         ({"data__max_target_length": 25}, "max_length is 24, the data ask for 25"),
         ({"data__max_source_length": 49}, "max_source_length is 48, the data ask for 49"),
-        ({"model__network__system": "autoregressive"}, "holds a diffusion model"),
         ({"model__init_from": "no/such"}, "no model at 'no/such'|no tokenizer in no/such"),
     ],
 )

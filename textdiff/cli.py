@@ -32,6 +32,7 @@ from textdiff.data import TextData
 from textdiff.hardware import fast_dtype, tune_allocator
 from textdiff.report import Report
 from textdiff.storage import find_folder, read_config, set_aside
+from textdiff.transfer import SHARED
 
 SUBCOMMANDS = ("fit", "validate")
 IMPLIED = ["--config", "quickstart"]  # no arguments
@@ -181,7 +182,8 @@ def ignored(network: dict[str, Any], model: Config, typed: Sequence[str]) -> lis
 
     flags = {arg.removeprefix("--model.network.").partition("=")[0].partition(".")[0] for arg in typed}
     usual, own = asdict(Config()), asdict(model)
-    own["system"] = network["system"]  # another one is refused, not ignored
+    if network["system"] != model.system:  # of another system, what both have
+        network = {name: network[name] for name in SHARED}
     if own["backbone"] is not None:
         own["backbone"] = {k: v for k, v in named(own["backbone"]).items() if k != "config"}
     return [

@@ -219,7 +219,7 @@ class TextModel(nn.Module):
         folder = find_folder(source)
         config = read_config(folder)
         if config.system != cls.system:
-            raise ValueError(f"{source} holds a {config.system} model, not a {cls.system} one")
+            raise ValueError(f"{source}: a model of the system {config.system}, not {cls.system}")
         model = cls(config, Tokenizer.load(folder / "tokenizer.json"))
         try:
             found = model.load_state_dict(read_weights(folder), strict=False)

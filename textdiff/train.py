@@ -15,6 +15,7 @@ from zlib import crc32
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -26,6 +27,8 @@ from textdiff.metrics import bleu, rouge, tokenizer_for
 from textdiff.model import Losses, TextModel
 from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
 from textdiff.options import check_options
+from textdiff.storage import find_folder, read_config
+from textdiff.transfer import shaped, transfer
 from textdiff.twin import find_system
 
 BUCKETS = 5
@@ -85,14 +88,12 @@ class Training(L.LightningModule):
         data: TextData = self.trainer.datamodule
         self.choose_steps(data)
         torch.manual_seed(self.seed)
-        kind = find_system(self.network.system)
+        network = shape(self.network, data)
+        kind = find_system(network.system)
         if self.init_from:
-            self.model = kind.from_pretrained(self.init_from)
-            check_fit(self.model, shape(self.network, data), data)
-            if self.trainer.state.fn == "fit":
-                self.model.fit_lengths(data)
+            self.model = self.start(kind, network, data)
         else:
-            self.model = kind(shape(self.network, data), data.tokenizer)
+            self.model = kind(network, data.tokenizer)
             self.model.fit_data(data)
         self.model.train()
         if self.generation:
@@ -101,6 +102,25 @@ class Training(L.LightningModule):
             self.model.network.compile(dynamic=True)
         self.average = AveragedModel(self.model, multi_avg_fn=partial(update_average, self.ema_decay))
         self.average.requires_grad_(False)
+
+    def start(self, kind: type[TextModel], network: Config, data: TextData) -> TextModel:
+        """The model of `init_from`, or, in training, one of `kind` from what both systems have."""
+        folder, fits = find_folder(self.init_from), self.trainer.state.fn == "fit"
+        other = find_system(read_config(folder).system)
+        found = (other if fits else kind).from_pretrained(folder)
+        check_fit(found, network, data)
+        if type(found) is kind:
+            if fits:
+                found.fit_lengths(data)
+            return found
+        model = kind(shaped(network, found.config), data.tokenizer)
+        model.fit_data(data)
+        transfer(found, model)
+        rank_zero_info(
+            f"model.init_from: {folder} is an {other.system} model; what a {kind.system} one has as well "
+            "goes on from there, the rest is new"
+        )
+        return model
 
     def choose_steps(self, data: TextData) -> None:
         """As the data need, unless `max_steps` or `max_epochs` is given.

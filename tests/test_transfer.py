@@ -1,0 +1,104 @@
+"""A model of one system that starts from one of the other."""
+
+from dataclasses import astuple
+
+import pytest
+import torch
+from conftest import run_training
+from safetensors.torch import load_file
+
+from textdiff import cli, load
+from textdiff.config import Config
+from textdiff.diffusion import TextDiffusion
+from textdiff.process import PROCESSES
+from textdiff.tokenizer import Tokenizer
+from textdiff.transfer import shaped, transfer
+from textdiff.twin import SYSTEMS, Twin
+
+TEXTS = ["The score was 51 to 44.", "Rain is expected."]
+SHAPE = {"width": 32, "depth": 2, "heads": 2, "encoder_depth": 1, "embedding_width": 16}
+SHAPE |= {"max_length": 12, "max_source_length": 16, "pointer": True}
+# what one of them needs and the other has no use for
+OWN = {
+    "diffusion": ("process.", "read.weight", "gamma.", "remaining.", "given", "previous.", "length."),
+    "autoregressive": ("read.weight",),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(TEXTS * 20, 280)
+
+
+def make(system: str, tokenizer: Tokenizer, seed: int, **told) -> TextDiffusion | Twin:
+    """A random model; also what is counted and what begins at zero."""
+    torch.manual_seed(seed)
+    model = SYSTEMS[system](Config(system=system, **SHAPE | told), tokenizer).eval()
+    for name, value in model.state_dict().items():
+        if not value.any() and value.is_floating_point():
+            value.normal_()
+    return model
+
+
+def tensors(context) -> list[torch.Tensor]:
+    keys_values, *rest, copied = astuple(context)
+    return [*(x for pair in keys_values for x in pair), *rest, *copied]
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_what_both_have_goes_over(system, process, tokenizer):
+    """Every weight but those that only one of them has; so the source is read as it was."""
+    told = {"diffusion": {"process": process}, "autoregressive": {}}
+    here, there = (make(name, tokenizer, i, **told[name]) for i, name in enumerate(SYSTEMS))
+    old, new = (here, there) if system == "diffusion" else (there, here)
+    before = {name: value.clone() for name, value in new.state_dict().items()}
+    bars = {name for name in before if name.endswith("bar")}
+    transfer(old, new)
+    stayed = {name for name, value in new.state_dict().items() if torch.equal(value, before[name])}
+    stayed = {name.removeprefix("denoiser.") for name in stayed - bars}
+    assert all(name.startswith(OWN[new.system]) for name in stayed), stayed
+    assert not any(name.startswith("process.embedding") for name in stayed)
+    source = torch.tensor([tokenizer.encode(["Rain was expected."])[0]])
+    mask = torch.ones_like(source, dtype=torch.bool)
+    read = [(model.read if model.system == "diffusion" else model.encode_source) for model in (old, new)]
+    pairs = zip(*(tensors(one(source, mask)) for one in read), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_shapes_are_those_of_the_other_model():
+    network = Config(width=64, process="masked", given_rate=0.9, dropout=0.3)
+    found = shaped(network, Config(system="autoregressive", **SHAPE, source_window=8, dropout=0.1))
+    wanted = SHAPE | {"process": "masked", "given_rate": 0.9, "dropout": 0.3, "source_window": 8}
+    assert found == Config(system="diffusion", **wanted)
+
+
+def test_training_starts_from_the_twin(tmp_path, files, monkeypatch):
+    """With a learning rate of 0 what both have comes out as it went in; flags of shapes are named."""
+    said = []
+    monkeypatch.setattr(cli, "rank_zero_info", said.append)
+    monkeypatch.setattr("textdiff.train.rank_zero_info", said.append)
+    first, second = tmp_path / "twin", tmp_path / "diffusion"
+    run_training(first, **files, model__network__system="autoregressive")
+    start = first / "model"
+    flags = {"model__network__process": "masked", "model__network__width": 64, "model__init_from": start}
+    run_training(second, **files, **flags, model__learning_rate=0, trainer__max_steps=1)
+    old, new = (load_file(folder / "model" / "model.safetensors") for folder in (first, second))
+    assert torch.equal(old["embedding.weight"], new["denoiser.process.embedding.weight"])
+    assert torch.equal(old["log_prior"], new["denoiser.process.log_prior"])
+    shared = [name for name in old if name.startswith(("encoder.", "transformer.", "out.", "bias"))]
+    assert len(shared) > 20 and all(torch.equal(old[x], new[f"denoiser.{x}"]) for x in shared)
+    config = load(second / "model", "cpu").config
+    assert (config.system, config.process, config.width) == ("diffusion", "masked", 32)
+    assert said == [
+        f"model.init_from: the network is that of {start}; ignored: width 64 (it has 32)",
+        f"model.init_from: {start} is an autoregressive model; what a diffusion one has as well goes on "
+        "from there, the rest is new",
+    ]
+    with pytest.raises(SystemExit, match="a model of the system autoregressive, not diffusion"):
+        run_training(tmp_path, "validate", **files, model__init_from=start)
+
+
+def test_a_pretrained_network_starts_from_no_other_system():
+    with pytest.raises(ValueError, match="shares nothing with a pretrained backbone"):
+        shaped(Config(backbone="roberta-base"), Config(system="autoregressive"))
