@@ -448,14 +448,16 @@ def memories() -> str:
     """Peak memory and tokens a second of every process, by size of the vocabulary."""
     result = load("memory")
     sizes = sorted({row["vocabulary"] for row in result["rows"]})
+    untimed = {row["vocabulary"] for row in result["rows"] if "tokens_per_second" not in row["metrics"]}
+    timed = [size for size in sizes if size not in untimed]
     heads = ["process", "work"]
-    heads += [f"MB, {size:,} tokens" for size in sizes] + [f"tokens / s, {size:,}" for size in sizes]
+    heads += [f"MB, {size:,} tokens" for size in sizes] + [f"tokens / s, {size:,}" for size in timed]
     lines = head(heads, 2)
     for name, work in dict.fromkeys((row["system"], row["work"]) for row in result["rows"]):
         rows = [row for row in result["rows"] if (row["system"], row["work"]) == (name, work)]
         by_size = {row["vocabulary"]: row["metrics"] for row in rows}
         cells = [f"{by_size[size]['peak_bytes'] / 1e6:,.0f}" for size in sizes]
-        cells += [f"{by_size[size]['tokens_per_second']:,.0f}" for size in sizes]
+        cells += [f"{by_size[size]['tokens_per_second']:,.0f}" for size in timed]
         lines.append(line([name, work, *cells]))
     title = f"Batches of {result['batch_size']} texts of {result['length']} tokens, width "
     title += f"{result['width']}, {result['dtype']}; memory above what weights take; tokens a second of "

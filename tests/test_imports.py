@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
 noise packing fixed config hardware corpus classes metrics transformer optimizer tokenizer files
 documents sizes batches rerank decoder schedule times process objective length encoder pointer denoiser
-pretrained sampler testing likelihood control blocks storage model layout diffusion
-twin transfer rescore options generation movie data evaluation checkpoint report train cli api commands __init__
+pretrained sampler testing likelihood control blocks storage model layout diffusion twin transfer
+rescore options generation movie data evaluation checkpoint report train cli api commands __init__
 """.split()
 UPWARDS = {("train", "cli")}  # `python -m textdiff.train` is the command line
 PARTS = ("denoiser.py", "train.py", "sampler/sampler.py", "objective.py", "blocks.py")
