@@ -38,10 +38,10 @@ class Seen:
     log_posterior: Tensor
     features: Tensor
 
-    def put(self, place: tuple[Tensor, Tensor], tokens: "Seen") -> None:
-        """Take over what is seen of n `tokens`, of the shape `(n, 1)`, at their `place`."""
-        self.log_posterior[place] = tokens.log_posterior[:, 0]
-        self.features[place] = tokens.features[:, 0]
+    def put(self, only: Tensor, tokens: "Seen") -> None:
+        """Take over what is seen of `tokens (1, N, ...)` at the places `only (N,)`."""
+        for own, new in ((self.log_posterior, tokens.log_posterior), (self.features, tokens.features)):
+            own.view(-1, own.shape[-1])[only] = new[0]  # in place: one is as wide as the vocabulary
 
 
 class Process(nn.Module, ABC):

@@ -116,8 +116,8 @@ class Predict:
             if changed is None:
                 self.seen = self.process.see(x_t, t)
                 return
-            place = changed.nonzero(as_tuple=True)
-            self.seen.put(place, self.process.see(x_t[place][:, None], t[place][:, None]))
+            place = places(changed)
+            self.seen.put(place, self.process.see(pick(x_t, place), pick(t, place)))
 
     def read(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Logits `(1, N, V)` of the tokens to be generated; their own probabilities are `latest` then."""
