@@ -298,8 +298,8 @@ BUGS = [
     Bug(
         "fine-tuning keeps the old lengths",
         "train.py",
-        "            self.model.fit_lengths(data)\n",
-        "",
+        "                found.fit_lengths(data)\n",
+        "                pass\n",
         "train",
     ),
     Bug(
@@ -1888,6 +1888,62 @@ BUGS = [
         "torch.where(settled[:, None], nll, put(empty, only, self.objective(*known)))",
         "put(empty, only, self.objective(*known))",
         "axes",
+    ),
+    Bug(
+        "the encoder of the other system is forgotten",
+        "transfer.py",
+        "if name in theirs and",
+        'if name in theirs and not name.startswith("encoder") and',
+        "transfer",
+    ),
+    Bug(
+        "the embeddings of the other system are forgotten",
+        "transfer.py",
+        '.removeprefix("process.")',
+        "",
+        "transfer",
+    ),
+    Bug(
+        "weights of the other system by name alone",
+        "transfer.py",
+        " and theirs[name].shape == own.shape",
+        "",
+        "transfer",
+    ),
+    Bug(
+        "the shapes of the other system are forgotten",
+        "transfer.py",
+        "return replace(network, **{name: getattr(other, name) for name in SHARED})",
+        "return network",
+        "transfer",
+    ),
+    Bug(
+        "a start from the other system begins anew",
+        "train.py",
+        "        transfer(found, model)\n",
+        "",
+        "transfer",
+    ),
+    Bug(
+        "a validation of the other system",
+        "train.py",
+        "(other if fits else kind).from_pretrained",
+        "other.from_pretrained",
+        "transfer",
+    ),
+    Bug(
+        "the unigram of the new data in place of the learned one",
+        "train.py",
+        "        model.fit_data(data)\n        transfer(found, model)\n",
+        "        transfer(found, model)\n        model.fit_data(data)\n",
+        "transfer",
+    ),
+    Bug(
+        "what is seen of settled tokens stays as it was",
+        "process/process.py",
+        "own.view(-1, own.shape[-1])[only] = new[0]",
+        "own.view(-1, own.shape[-1])[only] = own.view(-1, own.shape[-1])[only]",
+        "laws",
     ),
 ]
 
