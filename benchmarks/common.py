@@ -252,7 +252,8 @@ def name_of(model: TextModel) -> str:
 def how(row: dict[str, Any]) -> str:
     """Sampler or decoding, and MBR, in words; or what the row itself says."""
     spec = row.get("how") or row.get("sampler") or row.get("decoding") or ""
-    parts = [spec["name"] if isinstance(spec, dict) else spec, row.get("training", "")]
+    parts = [spec["name"] if isinstance(spec, dict) else spec]
+    parts += [row.get(name, "") for name in ("start", "training")]
     place = row.get("length_quantile", 0.5)
     parts.append(f"lengths at {place:g}" if place != 0.5 else "")
     parts.append(chosen(row))

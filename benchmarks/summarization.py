@@ -4,9 +4,10 @@
         --train_file train.jsonl --validation_file validation.jsonl --test_file test.jsonl
 
 All systems see the same data, one after the other, for as many steps as fill the minutes at the pace
-of a short probe, and are scored on the whole test set in the same run. Single samples and MBR of
-several candidates are separate rows; nothing is ever chosen by a reference. Temperatures, the length
-penalty of the beam and the length quantile of diffusion are chosen by ROUGE-L on validation.
+of a short probe (with `--from_twin` diffusion has the twin's as well, as a start), and are scored on the
+whole test set in the same run. Single samples and MBR of several candidates are separate rows; nothing is
+ever chosen by a reference. Temperatures, the length penalty of the beam and the length quantile of
+diffusion are chosen by ROUGE-L on validation.
 `scripts/update_readme.py` turns the results into tables.
 """
 
@@ -81,8 +82,8 @@ def arguments() -> argparse.Namespace:
     for system in SYSTEMS:
         parser.add_argument(f"--trials_{system}", type=int, default=1, help="training settings tried")
     options = parser.parse_args()
-    if options.from_twin and (options.start or options.distill_start):
-        parser.error("--from_twin: leave out --start and --distill_start, which name other weights")
+    if options.from_twin and (options.start or options.distill_start or options.equal_examples):
+        parser.error("--from_twin: leave out --start, --distill_start and --equal_examples")
     if options.distill_twin and not options.distill:
         parser.error("--distill_twin: needs the texts of --distill")
     if options.distill and not (options.train_file and options.validation_file):
@@ -323,7 +324,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     result = common.header("summarization", options.name, "test")  # before the code can change
     data = open_data(options)
     systems = [*options.processes, "autoregressive"]
-    systems = systems[::-1] if options.from_twin else systems  # the twin first
+    if options.from_twin:
+        systems = ["autoregressive", *options.processes]
     flags = {name: training_flags(options, name) for name in systems}
     copies = {"equal_examples": options.processes[0]} if options.equal_examples else {}
     flags |= dict.fromkeys(copies, flags["autoregressive"])
@@ -352,7 +354,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             found = diffusion_rows(models[trained], examples, held, options)
             twin = models["autoregressive"]
             found += rescored_rows(name, models[trained], twin, examples, held, options)
-            rows += [one | ({} if trained == name else {"training": "distilled"}) for one in found]
+            told = {"training": "distilled"} if trained != name else {}
+            told |= {"start": "from the twin"} if options.from_twin else {}
+            rows += [one | told for one in found]
     common.compare(rows)
     result |= {
         **common.asked(options),

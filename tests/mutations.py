@@ -298,8 +298,8 @@ BUGS = [
     Bug(
         "fine-tuning keeps the old lengths",
         "train.py",
-        "                found.fit_lengths(data)\n",
-        "                pass\n",
+        "            model.fit_lengths(data)\n",
+        "            pass\n",
         "train",
     ),
     Bug(
@@ -1920,22 +1920,29 @@ BUGS = [
     Bug(
         "a start from the other system begins anew",
         "train.py",
-        "        transfer(found, model)\n",
+        "            transfer(found, model)\n",
         "",
         "transfer",
     ),
     Bug(
-        "a validation of the other system",
+        "a start from the other system counts nothing",
         "train.py",
-        "(other if fits else kind).from_pretrained",
-        "other.from_pretrained",
+        "                model.fit_data(data)\n",
+        "                pass\n",
+        "transfer",
+    ),
+    Bug(
+        "a validation of the other system",
+        "cli.py",
+        'if found.system != system and self.subcommand != "fit"',
+        "if False",
         "transfer",
     ),
     Bug(
         "the unigram of the new data in place of the learned one",
         "train.py",
-        "        model.fit_data(data)\n        transfer(found, model)\n",
-        "        transfer(found, model)\n        model.fit_data(data)\n",
+        "                model.fit_data(data)\n            transfer(found, model)\n",
+        "                pass\n            transfer(found, model)\n            model.fit_data(data)\n",
         "transfer",
     ),
     Bug(

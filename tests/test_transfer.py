@@ -70,33 +70,44 @@ def test_shapes_are_those_of_the_other_model():
     assert found == Config(system="diffusion", **wanted)
 
 
-def test_training_starts_from_the_twin(tmp_path, files, monkeypatch):
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_training_starts_from_the_other_system(system, tmp_path, files, monkeypatch, capsys):
     """With a learning rate of 0 what both have comes out as it went in; flags of shapes are named."""
-    said = []
+    said, other = [], next(name for name in SYSTEMS if name != system)
     monkeypatch.setattr(cli, "rank_zero_info", said.append)
     monkeypatch.setattr("textdiff.train.rank_zero_info", said.append)
-    first, second = tmp_path / "twin", tmp_path / "diffusion"
-    run_training(first, **files, model__network__system="autoregressive")
+    first, second = tmp_path / other, tmp_path / system
+    run_training(first, **files, model__network__system=other)
     start = first / "model"
-    flags = {"model__network__process": "masked", "model__network__width": 64, "model__init_from": start}
-    once = {"model__learning_rate": 0, "trainer__max_steps": 1, "data__max_train_examples": 20}
+    flags = {"model__network__system": system, "model__network__dropout": 0.2}
+    flags |= {"model__network__width": 64, "model__init_from": start, "data__max_train_examples": 20}
+    once = {"model__learning_rate": 0, "trainer__max_steps": 1}
     run_training(second, **files, **flags, **once)
-    old, new = (load_file(folder / "model" / "model.safetensors") for folder in (first, second))
-    assert torch.equal(old["embedding.weight"], new["denoiser.process.embedding.weight"])
-    assert torch.equal(old["log_prior"], new["denoiser.process.log_prior"])
-    shared = [name for name in old if name.startswith(("encoder.", "transformer.", "out.", "bias"))]
-    assert len(shared) > 20 and all(torch.equal(old[x], new[f"denoiser.{x}"]) for x in shared)
+    old, new = (
+        {key.removeprefix("denoiser.").removeprefix("process."): value for key, value in found.items()}
+        for found in (load_file(folder / "model" / "model.safetensors") for folder in (first, second))
+    )
+    common = ("embedding.", "log_prior", "encoder.", "transformer.", "out.", "bias", "position.")
+    shared = [name for name in old if name.startswith(common)]
+    assert len(shared) > 20 and all(torch.equal(old[name], new[name]) for name in shared)
+    if system == "diffusion":
+        assert new["length.log_histogram"].exp().max() > 0.1  # counted, where all began the same
     config = load(second / "model", "cpu").config
-    assert (config.system, config.process, config.width) == ("diffusion", "masked", 32)
+    assert (config.system, config.dropout, config.width) == (system, 0.2, 32)
     assert said == [
-        f"model.init_from: the network is that of {start}; ignored: width 64 (it has 32)",
-        f"model.init_from: {start} is an autoregressive model; what a diffusion one has as well goes on "
-        "from there, the rest is new",
+        f"model.init_from: the shapes are those of {start}; ignored: width 64 (it has 32)",
+        f"model.init_from: {start} is of the system {other}; what both have goes on from there, the rest "
+        f"is new (to fine-tune it as it is: --model.network.system {other})",
     ]
-    with pytest.raises(SystemExit, match="a model of the system autoregressive, not diffusion"):
-        run_training(tmp_path, "validate", **files, model__init_from=start)
+    last = str(second / "checkpoints" / "last.ckpt")
+    run_training(tmp_path, "validate", "--ckpt_path", last, **files, **flags)
+    assert "val_loss" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=f"of the system {other}, not {system}; give .*system {other}"):
+        run_training(tmp_path, "validate", **files, **flags)
 
 
 def test_a_pretrained_network_starts_from_no_other_system():
-    with pytest.raises(ValueError, match="shares nothing with a pretrained backbone"):
-        shaped(Config(backbone="roberta-base"), Config(system="autoregressive"))
+    message = "autoregressive and diffusion models have nothing in common"
+    for one, other in [({"backbone": "roberta-base"}, {}), ({}, {"backbone": "roberta-base"})]:
+        with pytest.raises(ValueError, match=message):
+            shaped(Config(**one), Config(system="autoregressive", **other))

@@ -106,12 +106,16 @@ class CLI(LightningCLI):
         start, backbone = config.model.init_from, config.model.network.backbone
         if start:
             folder = find_folder(start)
-            found = read_config(folder)
+            found, system = read_config(folder), config.model.network.system
+            if found.system != system and self.subcommand != "fit" and not config.ckpt_path:
+                raise ValueError(
+                    f"model.init_from: {start} is of the system {found.system}, not {system}; "
+                    f"give --model.network.system {found.system}"
+                )
             adopt(config.data, found)
             if lost := ignored(config.model.network.as_dict(), found, self.typed):
-                rank_zero_info(
-                    f"model.init_from: the network is that of {start}; ignored: {', '.join(lost)}"
-                )
+                what = "network is that" if found.system == system else "shapes are those"
+                rank_zero_info(f"model.init_from: the {what} of {start}; ignored: {', '.join(lost)}")
             config.data.tokenizer = config.data.tokenizer or str(folder)
         elif backbone is not None and config.data.tokenizer is None:
             config.data.tokenizer = named(backbone).get("name")

@@ -45,7 +45,8 @@ class Training(L.LightningModule):
         warmup_steps: steps until the peak; then linear decay to zero at the last step.
         weight_decay: on matrices only.
         ema_decay: of the averaged weights, which are evaluated and saved; 0 = no averaging.
-        init_from: model directory to fine-tune: its config (not `network`), weights and tokenizer.
+        init_from: model directory to fine-tune: its config (not `network`), weights and tokenizer. Of a
+            model of the other system the tokenizer, the shapes, and the weights that both have.
         compile: compile the network with `torch.compile`.
         validation_examples: how many texts to write at every validation.
         generation: options of writing, kept with the model: steps, sampler, temperature, ...
@@ -104,22 +105,24 @@ class Training(L.LightningModule):
         self.average.requires_grad_(False)
 
     def start(self, kind: type[TextModel], network: Config, data: TextData) -> TextModel:
-        """The model of `init_from`, or, in training, one of `kind` from what both systems have."""
-        folder, fits = find_folder(self.init_from), self.trainer.state.fn == "fit"
-        other = find_system(read_config(folder).system)
-        found = (other if fits else kind).from_pretrained(folder)
+        """The model of `init_from`, or one of `kind` from what a model of the other system shares."""
+        fits, folder = self.trainer.state.fn == "fit", find_folder(self.init_from)
+        found = find_system(read_config(folder).system).from_pretrained(folder)
+        other = type(found) is not kind
+        wanted = shaped(network, found.config) if other else network
         check_fit(found, network, data)
-        if type(found) is kind:
+        model = kind(wanted, data.tokenizer) if other else found
+        if other:
             if fits:
-                found.fit_lengths(data)
-            return found
-        model = kind(shaped(network, found.config), data.tokenizer)
-        model.fit_data(data)
-        transfer(found, model)
-        rank_zero_info(
-            f"model.init_from: {folder} is an {other.system} model; what a {kind.system} one has as well "
-            "goes on from there, the rest is new"
-        )
+                model.fit_data(data)
+            transfer(found, model)
+            rank_zero_info(
+                f"model.init_from: {self.init_from} is of the system {found.system}; what both have goes "
+                "on from there, the rest is new (to fine-tune it as it is: --model.network.system "
+                f"{found.system})"
+            )
+        elif fits:
+            model.fit_lengths(data)
         return model
 
     def choose_steps(self, data: TextData) -> None:

@@ -1,10 +1,9 @@
 """From a model of one system to one of the other: what both have goes on as it was learned.
 
 Diffusion and its autoregressive twin share embeddings, source encoder, transformer, pointer and output.
-A twin learns them sooner: it is asked for every token of a text at every step, and always with true
-tokens before it. Attention that looked back then looks both ways, as in DiffuGPT and DiffuLLaMA (Gong et
-al. 2025, arXiv:2410.17891); their shift of the output is not needed, since the twin reads the tokens
-before a place at that place.
+Attention that looked back then looks both ways, at once, where DiffuGPT and DiffuLLaMA lift the mask step
+by step (Gong et al. 2025, arXiv:2410.17891); their shift of the output is not needed, since the twin
+reads the tokens before a place at that place.
 """
 
 from dataclasses import replace
@@ -16,8 +15,8 @@ from textdiff.config import Config
 from textdiff.model import TextModel
 
 # what shapes the weights that both have
-SHARED = ("width", "depth", "heads", "embedding_width", "conditioning", "encoder_depth", "pointer")
-SHARED += ("max_length", "max_source_length", "source_window", "source_prefix")
+SHARED = ("width", "depth", "heads", "embedding_width", "encoder_depth", "pointer")
+SHARED += ("max_length", "max_source_length", "source_window")
 
 
 def shaped(network: Config, other: Config) -> Config:
@@ -28,8 +27,8 @@ def shaped(network: Config, other: Config) -> Config:
     """
     if network.backbone is not None or other.backbone is not None:
         raise ValueError(
-            f"init_from: holds an {other.system} model, which shares nothing with a pretrained backbone: "
-            f"train an {other.system} one, or leave the backbone out"
+            f"init_from: {other.system} and {network.system} models have nothing in common "
+            "where one of them is a pretrained backbone: leave out --model.init_from"
         )
     return replace(network, **{name: getattr(other, name) for name in SHARED})
 
