@@ -147,7 +147,8 @@ def distilled(options: argparse.Namespace, name: str, flags: list[str]) -> list[
     start = time.perf_counter()
     subprocess.run([sys.executable, *map(str, call)], check=True)
     print(f"{file}: {time.perf_counter() - start:.0f} s", flush=True)
-    trained = ["--model.init_from", str(folder / name / "model")] if options.distill_start else []
+    goes_on = options.distill_start or (options.from_twin and name == "autoregressive")
+    trained = ["--model.init_from", str(folder / name / "model")] if goes_on else []
     return [*flags, *trained, "--data.train_file", str(file), "--data.tokenizer", str(teacher)]
 
 
