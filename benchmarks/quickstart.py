@@ -29,15 +29,13 @@ def run(system: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(system: str, folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """The scores of one training; a finished one is read from its folder."""
-    path = folder / "metrics.json"
-    if not path.is_file():
-        flags = ["--seed_everything", str(seed), "--model.seed", str(seed)]
-        flags += ["--model.network.system", system, "--report.examples", str(options.examples)]
-        flags += [f"--{flag}" for flag in options.set_twin if system == "autoregressive"]
-        root = ["--report.show", "0", "--trainer.default_root_dir", str(folder)]
-        cli.run(["fit", "--config", cli.find_config("quickstart"), *flags, *root])
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The scores of one training."""
+    flags = ["--seed_everything", str(seed), "--model.seed", str(seed)]
+    flags += ["--model.network.system", system, "--report.examples", str(options.examples)]
+    flags += [f"--{flag}" for flag in options.set_twin if system == "autoregressive"]
+    root = ["--report.show", "0", "--trainer.default_root_dir", str(folder)]
+    cli.run(["fit", "--config", cli.find_config("quickstart"), *flags, *root])
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:

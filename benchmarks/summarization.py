@@ -324,10 +324,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     result = common.header("summarization", options.name, "test")  # before the code can change
     data = open_data(options)
-    systems = [*options.processes, "autoregressive"]
-    if options.from_twin:
-        systems = ["autoregressive", *options.processes]
-    flags = {name: training_flags(options, name) for name in systems}
+    # the twin first: others can start from it
+    flags = {name: training_flags(options, name) for name in ("autoregressive", *options.processes)}
     copies = {"equal_examples": options.processes[0]} if options.equal_examples else {}
     flags |= dict.fromkeys(copies, flags["autoregressive"])
     if options.distill:

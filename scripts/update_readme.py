@@ -448,8 +448,7 @@ def memories() -> str:
     """Peak memory and tokens a second of every process, by size of the vocabulary."""
     result = load("memory")
     sizes = sorted({row["vocabulary"] for row in result["rows"]})
-    untimed = {row["vocabulary"] for row in result["rows"] if "tokens_per_second" not in row["metrics"]}
-    timed = [size for size in sizes if size not in untimed]
+    timed = sorted({row["vocabulary"] for row in result["rows"] if "tokens_per_second" in row["metrics"]})
     heads = ["process", "work"]
     heads += [f"MB, {size:,} tokens" for size in sizes] + [f"tokens / s, {size:,}" for size in timed]
     lines = head(heads, 2)

@@ -298,8 +298,8 @@ BUGS = [
     Bug(
         "fine-tuning keeps the old lengths",
         "train.py",
-        "            model.fit_lengths(data)\n",
-        "            pass\n",
+        "                found.fit_lengths(data)\n",
+        "                pass\n",
         "train",
     ),
     Bug(
@@ -1920,15 +1920,15 @@ BUGS = [
     Bug(
         "a start from the other system begins anew",
         "train.py",
-        "            transfer(found, model)\n",
+        "        transfer(found, model)\n",
         "",
         "transfer",
     ),
     Bug(
         "a start from the other system counts nothing",
         "train.py",
-        "                model.fit_data(data)\n",
-        "                pass\n",
+        "            model.fit_data(data)\n        transfer",
+        "            pass\n        transfer",
         "transfer",
     ),
     Bug(
@@ -1941,8 +1941,8 @@ BUGS = [
     Bug(
         "the unigram of the new data in place of the learned one",
         "train.py",
-        "                model.fit_data(data)\n            transfer(found, model)\n",
-        "                pass\n            transfer(found, model)\n            model.fit_data(data)\n",
+        "            model.fit_data(data)\n        transfer(found, model)\n",
+        "            pass\n        transfer(found, model)\n        model.fit_data(data)\n",
         "transfer",
     ),
     Bug(

@@ -15,8 +15,8 @@ from textdiff.diffusion import TextDiffusion
 from textdiff.generation import Generation, generate_texts
 from textdiff.hardware import tune_allocator
 from textdiff.model import TextModel
-from textdiff.storage import find_folder, read_config
-from textdiff.twin import find_system
+from textdiff.storage import find_folder
+from textdiff.twin import open_model
 
 __all__ = ["Generation", "TextDiffusion", "denoise", "generate", "infill", "load", "pipeline"]
 
@@ -43,7 +43,7 @@ def load(source: str | Path, device: str = "auto") -> TextModel:
         raise ValueError(f"device {chosen!r} is not here ({reason}); try cpu or auto") from None
     if chosen == "cpu":
         tune_allocator()
-    return find_system(read_config(folder).system).from_pretrained(folder, chosen)
+    return open_model(folder, chosen)
 
 
 def opened(model: TextModel | str | Path, device: str | torch.device = "auto") -> TextModel:

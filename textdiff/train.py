@@ -27,9 +27,9 @@ from textdiff.metrics import bleu, rouge, tokenizer_for
 from textdiff.model import Losses, TextModel
 from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
 from textdiff.options import check_options
-from textdiff.storage import find_folder, read_config
+from textdiff.storage import find_folder
 from textdiff.transfer import shaped, transfer
-from textdiff.twin import find_system
+from textdiff.twin import find_system, open_model
 
 BUCKETS = 5
 DEFAULT = Config()
@@ -106,23 +106,24 @@ class Training(L.LightningModule):
 
     def start(self, kind: type[TextModel], network: Config, data: TextData) -> TextModel:
         """The model of `init_from`, or one of `kind` from what a model of the other system shares."""
-        fits, folder = self.trainer.state.fn == "fit", find_folder(self.init_from)
-        found = find_system(read_config(folder).system).from_pretrained(folder)
-        other = type(found) is not kind
-        wanted = shaped(network, found.config) if other else network
-        check_fit(found, network, data)
-        model = kind(wanted, data.tokenizer) if other else found
-        if other:
+        fits = self.trainer.state.fn == "fit"
+        found = open_model(find_folder(self.init_from))
+        if type(found) is kind:
+            check_fit(found, network, data)
             if fits:
-                model.fit_data(data)
-            transfer(found, model)
-            rank_zero_info(
-                f"model.init_from: {self.init_from} is of the system {found.system}; what both have goes "
-                "on from there, the rest is new (to fine-tune it as it is: --model.network.system "
-                f"{found.system})"
-            )
-        elif fits:
-            model.fit_lengths(data)
+                found.fit_lengths(data)
+            return found
+        wanted = shaped(network, found.config)
+        check_fit(found, network, data)
+        model = kind(wanted, data.tokenizer)
+        if fits:
+            model.fit_data(data)
+        transfer(found, model)
+        rank_zero_info(
+            f"model.init_from: {self.init_from} is of the system {found.system}; what both have goes "
+            "on from there, the rest is new (to fine-tune it as it is: --model.network.system "
+            f"{found.system})"
+        )
         return model
 
     def choose_steps(self, data: TextData) -> None:

@@ -18,6 +18,7 @@ and a search ends when K texts are finished and none scores below the best unfin
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from textdiff.objective import token_nats
 from textdiff.pointer import Pointer
 from textdiff.process.process import scaled
 from textdiff.sampler import precision
+from textdiff.storage import read_config
 from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context, KeyValue, Transformer, for_each
 
@@ -310,3 +312,8 @@ def find_system(name: str) -> type[TextModel]:
     if name not in SYSTEMS:
         raise ValueError(f"unknown system {name!r}; choose one of: {', '.join(SYSTEMS)}")
     return SYSTEMS[name]
+
+
+def open_model(folder: Path, device: str = "cpu") -> TextModel:
+    """The model of a local directory, of whichever system it is."""
+    return find_system(read_config(folder).system).from_pretrained(folder, device)
