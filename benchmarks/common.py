@@ -55,7 +55,7 @@ class StepClock(L.Callback):
 
     def mean(self, skip: int = 10) -> float:
         """Seconds a step, long batches and short ones: what a budget needs."""
-        return statistics.mean(self.gaps()[skip:])
+        return statistics.mean(self.gaps()[skip:] or self.gaps())  # of a few steps all
 
     def gaps(self) -> list[float]:
         """Seconds of every step but the first."""

@@ -66,6 +66,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--distill", action="store_true", help="also train every process on what the twin writes"
     )
+    parser.add_argument(
+        "--distill_only", action="store_true", help="and no process on people's texts before"
+    )
     parser.add_argument("--distill_decoding", default="beam", help="beam or greedy")
     parser.add_argument("--distill_examples", type=int, help="only the first training examples")
     parser.add_argument(
@@ -84,8 +87,11 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.from_twin and (options.start or options.distill_start or options.equal_examples):
         parser.error("--from_twin: leave out --start, --distill_start and --equal_examples")
-    if options.distill_twin and not options.distill:
-        parser.error("--distill_twin: needs the texts of --distill")
+    for name in ("distill_twin", "distill_only"):
+        if getattr(options, name) and not options.distill:
+            parser.error(f"--{name}: needs the texts of --distill")
+    if options.distill_only and (options.distill_start or options.equal_examples):
+        parser.error("--distill_only: leave out --distill_start and --equal_examples")
     if options.distill and not (options.train_file and options.validation_file):
         parser.error("--distill writes a training file anew: give --train_file and --validation_file")
     if any(name.endswith(DISTILLED) for name in options.train_only or []):
@@ -131,6 +137,11 @@ def open_data(options: argparse.Namespace) -> TextData:
     except ValueError as error:
         sys.exit(f"summarization: {error}")
     return data
+
+
+def students(options: argparse.Namespace) -> list[str]:
+    """Systems that learn from what the trained twin writes."""
+    return (options.processes + ["autoregressive"] * options.distill_twin) * options.distill
 
 
 def distilled(options: argparse.Namespace, name: str, flags: list[str]) -> list[str]:
@@ -325,15 +336,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     result = common.header("summarization", options.name, "test")  # before the code can change
     data = open_data(options)
     # the twin first: others can start from it
-    flags = {name: training_flags(options, name) for name in ("autoregressive", *options.processes)}
+    on_people = [] if options.distill_only else options.processes
+    flags = {name: training_flags(options, name) for name in ("autoregressive", *on_people)}
     copies = {"equal_examples": options.processes[0]} if options.equal_examples else {}
     flags |= dict.fromkeys(copies, flags["autoregressive"])
-    if options.distill:
-        students = options.processes + ["autoregressive"] * options.distill_twin
-        copies |= {f"{name}{DISTILLED}": name for name in students}
-        flags |= {
-            f"{name}{DISTILLED}": partial(distilled, options, name, flags[name]) for name in students
-        }
+    for name in students(options):
+        of_name = training_flags(options, name)
+        flags[f"{name}{DISTILLED}"] = partial(distilled, options, name, of_name)
+        copies |= {f"{name}{DISTILLED}": name} if name in flags else {}
     models, budgets = common.train_all(options, flags, copies)
     examples = data.examples("test")[: options.max_examples]
     held = data.examples("validation")[:300]
@@ -349,7 +359,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         found = twin_rows(trained, examples, held, options)
         rows += [one | {"training": "distilled"} for one in found]
     for name in options.processes:
-        for trained in [name, *[f"{name}{DISTILLED}"] * options.distill]:
+        for trained in [one for one in (name, f"{name}{DISTILLED}") if one in models]:
             found = diffusion_rows(models[trained], examples, held, options)
             twin = models["autoregressive"]
             found += rescored_rows(name, models[trained], twin, examples, held, options)

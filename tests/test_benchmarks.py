@@ -353,3 +353,35 @@ def test_data_are_opened_before_anything_is_trained(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", wrong if wrong is call else [*wrong, "--set", *named])
         with pytest.raises(SystemExit, match=f"summarization: .*{message}"):
             summarization.run(summarization.arguments())
+
+
+FEW = ["--distill_only", "--from_twin", "--distill_twin"]
+SLOW = pytest.param(["--distill_start"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", [FEW, SLOW], ids=["few", "all"])
+def test_a_benchmark_of_summaries_run_whole(files, tmp_path, monkeypatch, kind):
+    """Every system that was asked for is trained and has its rows, and says how it was trained."""
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    told = {f"--{key.removeprefix('data__')}": path for key, path in files.items()}
+    told |= {"--config": "arxiv_titles", "--name": "x", "--runs": tmp_path / "runs", "--steps": 4}
+    told |= {"--nfe": 2, "--seeds": 1, "--samplers": "confidence", "--candidates": 1, "--rescore": 2}
+    told |= {"--rescore_nfe": 2, "--test_file": files["data__validation_file"]}
+    setting = TINY | {"data.max_train_examples": 8, "trainer.enable_progress_bar": "false"}
+    del setting["report.examples"], setting["model.validation_examples"]
+    words = [word for pair in told.items() for word in map(str, pair)] + ["--distill", *kind]
+    words += ["--set", *(f"{key}={value}" for key, value in setting.items())]
+    monkeypatch.setattr(sys, "argv", ["summarization.py", *words, "--distill_examples", "8"])
+    summarization.main()
+    result = json.loads((tmp_path / "results" / "summarization-x.json").read_text(encoding="utf-8"))
+    ways = {(row["system"], row.get("training")) for row in result["rows"]}
+    begun = [row.get("start") for row in result["rows"] if row["system"] == "embedding"]
+    more = {"autoregressive-distilled"} if kind is FEW else {"embedding"}
+    assert result["budget"].keys() == {"autoregressive", "embedding-distilled"} | more
+    people = {("lead", None), ("copy", None), ("autoregressive", None)}
+    others = {("autoregressive", "distilled")} if kind is FEW else {("embedding", None)}
+    assert ways == people | {("embedding", "distilled")} | others
+    # of every process one text, and the best of two
+    assert begun == (["from the twin"] * 2 if kind is FEW else [None] * 4)
+    assert all(one["steps"] == 4 for one in result["budget"].values())
