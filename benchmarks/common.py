@@ -256,6 +256,8 @@ def how(row: dict[str, Any]) -> str:
     parts += [row.get(name, "") for name in ("start", "training")]
     place = row.get("length_quantile", 0.5)
     parts.append(f"lengths at {place:g}" if place != 0.5 else "")
+    if row.get("decoder") == "sample" and "temperature" in row:
+        parts.append(f"drawn at {row['temperature']:g}")
     parts.append(chosen(row))
     return ", ".join(part for part in parts if part)
 

@@ -22,10 +22,12 @@ from ablation import gains  # noqa: E402
 from common import RESULTS, how  # noqa: E402
 from latency import key_of  # noqa: E402
 
-PAGES = ("README.md", "benchmarks/summarization.md", "benchmarks/generation.md")
+BESIDE = ("summarization", "summarization_tables", "time", "training", "generation")
+PAGES = ("README.md", *(f"benchmarks/{name}.md" for name in BESIDE))
 HEADLINES = ("e2e", "arxiv_titles-longer")
 SEED = re.compile(r"(.*?)(?:-seed(\d+))?")  # a name, and the training seed that it may end in
-FEW = (4, 16)  # numbers of steps in README of models that were not timed
+FEW = (4, 16)  # numbers of steps in README
+FREELY = {"length_quantile": 0.5, "decoder": ""}  # what validation chose for every model by itself
 TIMES = {1: "ms alone", 32: "ms in batches of 32"}  # of sizes of batch
 NAMES = {
     "fact_accuracy": "facts %",
@@ -129,6 +131,11 @@ def table(result: dict[str, Any], columns: tuple[str, ...]) -> str:
     return "\n".join([*lines, "", origin(result)])
 
 
+def folded(text: str) -> str:
+    """A table and its origin, which open by a click: a page of many is read by its plots."""
+    return f"<details><summary>table, command and notes</summary>\n\n{text}\n\n</details>"
+
+
 def origin(result: dict[str, Any]) -> str:
     """Where figures come from."""
     told = f"`{result['command']}`, commit {result['commit']}, {result['hardware']}, {result['date']}."
@@ -147,7 +154,7 @@ def headlines() -> str:
 
 
 def headline(data: str) -> str:
-    """Rows of the ways that were timed, of the baselines, and of diffusion in few numbers of steps."""
+    """Single texts of every system, of diffusion in few numbers of steps, and all of several texts."""
     rows = load(f"summarization-{data}-distilled")["rows"]
     times: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for row in load(f"latency-{data}")["rows"]:
@@ -157,10 +164,11 @@ def headline(data: str) -> str:
     heads = ["system", "how", "steps", "ROUGE-L", "BLEU", "ROUGE-L ahead of greedy", *TIMES.values()]
     lines = head(heads, 2)
     for row in rows:
+        many, steps = row.get("candidates", 1) > 1, row.get("steps", FEW[0])
         timed = times[key_of(row)] if "nfe" in row else {}
-        usual = row["system"] == "autoregressive" or row.get("steps") in FEW
-        single = row["system"] == "lead" or (usual and row["candidates"] == 1)
-        if not (timed or single):
+        if row["system"] == "copy" or (many and not timed):
+            continue
+        if steps < FEW[0] or (steps not in FEW and not many):
             continue
         system = ", ".join(row[key] for key in ("system", "training") if key in row)
         cells = [system, how(row | {"training": ""}), str(row.get("steps", ""))]
@@ -181,7 +189,7 @@ def summaries() -> str:
             title = f"**{name}**: {budget(result)}, "
             title += f"{result['test_examples']} test examples, one training seed."
             plot = f"![quality against steps](results/summarization-{name}.png)"
-            parts.append(f"{title}\n\n{table(result, SUMMARY)}\n\n{plot}")
+            parts.append(f"{title}\n\n{plot}\n\n{folded(table(result, SUMMARY))}")
         if seeds:
             parts.append(repetitions(name, dict(sorted(seeds.items()))))
     return "\n\n".join(parts) or "No figures yet."
@@ -196,7 +204,7 @@ def repetitions(name: str, seeds: dict[int, dict[str, Any]]) -> str:
     heads = ["system", "how", "NFE", *(NAMES[key] for key in columns), "ROUGE-L ahead of greedy"]
     lines = head(heads, 2)
     for rows in zip(*(one["rows"] for one in found), strict=True):
-        kinds = {(row["system"], how(row | {"length_quantile": 0.5}), row.get("steps")) for row in rows}
+        kinds = {(row["system"], how(row | FREELY), row.get("steps")) for row in rows}
         if len(kinds) > 1:
             raise ValueError(f"{name}: the files of its seeds have other rows: {kinds}")
         if rows[0]["system"] == "copy":  # of records it is their lead, of texts it is in the first table
@@ -206,7 +214,8 @@ def repetitions(name: str, seeds: dict[int, dict[str, Any]]) -> str:
             means = [f"{row['metrics'][key]['mean']:.1f}" for key in columns]
             cells.append([row["system"], how(row), str(row.get("nfe", "")), *means, paired(row)])
         lines.append(line([each(column) for column in zip(*cells, strict=True)]))
-    return "\n\n".join(["\n".join([title, "", *lines]), *map(origin, found)])
+    told = "\n\n".join(["\n".join(lines), *map(origin, found)])
+    return f"{title}\n\n{folded(told)}"
 
 
 def each(values: Sequence[str]) -> str:
@@ -516,7 +525,7 @@ def ablations() -> str:
         title = f"**{result['dataset']}**, {result['system']}, {result['texts']} validation texts"
         title += f" (and {result['test_texts']} test texts):" if tested else ":"
         plot = f"![gain of every lever](results/{stem}.png)"
-        parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
+        parts += [title, plot, folded("\n".join([*lines, "", origin(result)]))]
     return "\n\n".join(parts)
 
 

@@ -1,5 +1,6 @@
 """Likelihood and ROUGE of trained models on files, from Python and from the command line."""
 
+import argparse
 import json
 import math
 from types import SimpleNamespace
@@ -10,10 +11,11 @@ from conftest import write_rows
 from test_metrics import FOREIGN
 
 from textdiff import evaluation, load, report
-from textdiff.commands import main
+from textdiff.commands import WRITING, add_writing, main
 from textdiff.corpus import rows
 from textdiff.evaluation import likelihood, open_data
 from textdiff.likelihood import find_bound
+from textdiff.metrics import summarization_report
 from textdiff.testing import exact_process
 
 
@@ -99,6 +101,27 @@ def test_rouge_on_the_command_line(trained, held, capsys):
 def test_mistakes_end_in_one_line(trained, held, args, message):
     with pytest.raises(SystemExit, match=message):
         main(["evaluate", str(trained / "model"), str(held), *args])
+
+
+def test_texts_are_evaluated_as_they_would_be_written(trained, held, capsys):
+    """Every option of writing is one of evaluating texts, with the same meaning, and of nothing else."""
+    model, asked = str(trained / "model"), ["--steps", "3", "--temperature", "0.5", "--candidates", "2"]
+    asked += ["--length_quantile", "0.4", "--decoder", "sample", "--seed", "5", "--dtype", "float32"]
+    main(["evaluate", model, str(held), "--metric", "rouge", *asked])
+    found = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in held.read_text().splitlines()]
+    main(["summarize", model, str(held), *asked])
+    texts = capsys.readouterr().out.splitlines()
+    expected = summarization_report(texts, [r["target"] for r in rows], [r["source"] for r in rows])
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    assert found["nfe"] == 3
+    for name in WRITING:
+        with pytest.raises(SystemExit, match=f"--{name} is for --metric rouge, not nll"):
+            main(["evaluate", model, str(held), f"--{name}", "2"])
+    writing = argparse.ArgumentParser()
+    add_writing(writing)
+    both = {"help", "steps", "seed", "device"}
+    assert {action.dest for action in writing._actions} == {*WRITING, *both}
 
 
 @pytest.mark.parametrize("language", [*FOREIGN, "English", "French"])

@@ -16,7 +16,9 @@ from textdiff.model import TextModel
 from textdiff.movie import write_movie
 from textdiff.sampler import SAMPLERS
 
-METRICS = {"nll": ("bound", "evaluations"), "rouge": ("sampler", "decoding", "candidates", "rescorer")}
+WRITING = ("length", "length_quantile", "sampler", "decoder", "decoding", "temperature", "guidance_scale")
+WRITING += ("candidates", "rescorer", "batch_size", "dtype")
+METRICS = {"nll": ("bound", "evaluations"), "rouge": WRITING}  # and what is asked for one of them alone
 PART = 256  # texts that are written before the first of them is shown
 
 
@@ -111,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("model", help="model directory or hub id")
     sub.add_argument("file", help=".jsonl, .csv, .parquet, .txt, ...")
     sub.add_argument(
-        "--metric", choices=METRICS, default="nll", help="nll: bits a token; rouge: of texts"
+        "--metric", choices=METRICS, default="nll", help="nll: bits a token; rouge: of written texts"
     )
     sub.add_argument("--text_column", help="of the sources; alone: of the texts")
     sub.add_argument("--summary_column", help="of the texts")
@@ -119,14 +121,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--bound", help="order, diffusion, ode, ode_exact; see the help of TextDiffusion.nats"
     )
-    sub.add_argument("--steps", type=int, help="of the bound `diffusion`, or of a written text")
     sub.add_argument("--evaluations", type=int, help="terms of the bound, a text")
-    sub.add_argument("--sampler", type=spec, help=f"of written texts: {', '.join(SAMPLERS)}")
-    sub.add_argument("--decoding", type=spec, help="of autoregressive models: greedy, beam, sample")
-    sub.add_argument("--candidates", type=int, help="of written texts: the one of least Bayes risk")
-    sub.add_argument("--rescorer", help="or the likeliest by this autoregressive model")
-    sub.add_argument("--seed", type=int)
-    sub.add_argument("--device", default="auto")
+    add_writing(sub)
     sub = commands.add_parser("infill", help="write the missing words of texts")
     sub.add_argument("model", help="model directory or hub id")
     sub.add_argument("file", help=f"one text per line or row, {GAP} for missing words; - = stdin")
@@ -147,16 +143,27 @@ def add_column(sub: argparse.ArgumentParser, sources: bool = False) -> None:
         sub.add_argument("--source_column", help="of the table of sources")
 
 
-def add_common(sub: argparse.ArgumentParser) -> None:
-    """Arguments of all writing."""
+def add_writing(sub: argparse.ArgumentParser) -> None:
+    """Arguments of how a text is written: those of `WRITING`, and steps, seed and device."""
     sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
     sub.add_argument("--length_quantile", type=float, help="among predicted lengths; below 0.5 shorter")
-    sub.add_argument("--steps", type=int, help="network evaluations of a text")
+    sub.add_argument("--steps", type=int, help="network evaluations of a text; of the bound `diffusion`")
     sub.add_argument("--sampler", type=spec, help=f"{', '.join(SAMPLERS)}, {{name: renoise, tau: 0.3}}")
     sub.add_argument("--decoder", type=spec, help="softmax, greedy, sample, top_p, {name: top_k, k: 5}")
     sub.add_argument("--decoding", type=spec, help="autoregressive models: greedy, beam, sample")
     sub.add_argument("--temperature", type=float, help="below 1 sharpens")
     sub.add_argument("--guidance_scale", type=float, help="above 1 follows the source more closely")
+    sub.add_argument("--candidates", type=int, help="write several, give the one of least Bayes risk")
+    sub.add_argument("--rescorer", help="let this autoregressive model choose: the likeliest text")
+    sub.add_argument("--batch_size", type=int)
+    sub.add_argument("--dtype", help="float32, bfloat16 or auto (the faster one)")
+    sub.add_argument("--seed", type=int)
+    sub.add_argument("--device", default="auto")
+
+
+def add_common(sub: argparse.ArgumentParser) -> None:
+    """Arguments of all whose texts are shown."""
+    add_writing(sub)
     sub.add_argument("--must_contain", nargs="+", metavar="WORD", help="words that must occur")
     sub.add_argument("--must_avoid", nargs="+", metavar="WORD", help="words that must not occur")
     sub.add_argument("--min_length", type=int, help="tokens before which no text ends")
@@ -166,12 +173,6 @@ def add_common(sub: argparse.ArgumentParser) -> None:
         "--pieces", action="store_true", help="let it have another vocabulary, and read tokens as pieces"
     )
     sub.add_argument("--control_weight", type=float, help="of words and classifier; default: 1")
-    sub.add_argument("--candidates", type=int, help="write several, give the one of least Bayes risk")
-    sub.add_argument("--rescorer", help="let this autoregressive model choose: the likeliest text")
-    sub.add_argument("--seed", type=int)
-    sub.add_argument("--batch_size", type=int)
-    sub.add_argument("--dtype", help="float32, bfloat16 or auto (the faster one)")
-    sub.add_argument("--device", default="auto")
     sub.add_argument("--json", action="store_true", help="one JSON object a line, candidates included")
     sub.add_argument("--movie", help="also save this HTML page, which shows the text after every step")
 

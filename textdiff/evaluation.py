@@ -87,16 +87,19 @@ def likelihood(
 
 
 def written(model: TextModel, data: TextData, **options: Any) -> dict[str, Any]:
-    """ROUGE, BLEU and the like of texts written for the sources of the file.
+    """ROUGE, BLEU and the like of texts written for the sources of the file, and their `nfe`.
 
     They name the `tokenizer` of ROUGE and BLEU where it is not the default one.
+
+    Args:
+        options: of `generate_texts`.
     """
     examples = data.examples("test")
     if examples[0].source is None:
         raise ValueError("rouge compares with references: give a file with sources, or use --metric nll")
     sources = [example.source for example in examples]
-    made = generate_texts(model, sources, dtype="auto", **options)
+    made = generate_texts(model, sources, **{"dtype": "auto"} | options)
     references = [example.references for example in examples]
     tokenizer = tokenizer_for(references)
-    row = summarization_report(made.texts, references, sources, tokenizer)
+    row = {"nfe": made.nfe} | summarization_report(made.texts, references, sources, tokenizer)
     return row if tokenizer == "default" else row | {"tokenizer": tokenizer}
