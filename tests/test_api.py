@@ -279,6 +279,8 @@ def test_pipeline(model, free):
     assert write("Rain", length=9)[0]["generated_text"].startswith("Rain")
     with pytest.raises(ValueError, match="unknown task 'translation'; choose one of: summarization"):
         textdiff.pipeline("translation", model)
+    with pytest.raises(ValueError, match="device: this model is loaded; move it"):
+        textdiff.pipeline("summarization", model, device="cuda")
 
 
 def test_save_and_load(model, tmp_path):
@@ -427,6 +429,17 @@ def test_candidates_of_one_length_differ(options):
     model = make_model("cross", process="masked")
     made = generate_texts(model, ["ab"], prompt=prompt, candidates=4, **options)
     assert len(set(made.candidates[0])) > 1
+
+
+def test_a_decoder_that_is_named_keeps_its_temperature():
+    """Candidates of one length are drawn, but as they were asked for."""
+    from test_blocks import make_model
+
+    model, asked = make_model("cross", process="masked"), {"length": 9, "candidates": 4}
+    made = generate_texts(model, ["ab"], decoder="sample", **asked)
+    assert made.ids == generate_texts(model, ["ab"], decoder="sample", temperature=1.0, **asked).ids
+    cool = generate_texts(model, ["ab"], **asked)
+    assert cool.ids == generate_texts(model, ["ab"], temperature=0.3, **asked).ids != made.ids
 
 
 def test_command_steers(unconditional, capsys):
@@ -626,3 +639,6 @@ def test_batches_of_long_sources_are_small(trained):
     sources = [[5] * n for n in (10, 48, 48, 96, 96, 480)]
     task = generation.Task(sources, [[]] * 6, [0] * 6)
     assert generation.batches(task, 4, 48, False) == [[0, 1, 2], [3, 4], [5]]
+    hidden = [9, 2, 9, 2, 4, 4]  # sources of a prefix model
+    task = generation.Task(None, [[1]] * 6, hidden, 1)
+    assert generation.batches(task, 2, 48, False) == [[1, 3], [4, 5], [0, 2]]

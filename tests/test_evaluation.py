@@ -120,7 +120,7 @@ def test_texts_are_evaluated_as_they_would_be_written(trained, held, capsys):
             main(["evaluate", model, str(held), f"--{name}", "2"])
     writing = argparse.ArgumentParser()
     add_writing(writing)
-    both = {"help", "steps", "seed", "device"}
+    both = {"help", "steps", "batch_size", "seed", "device"}
     assert {action.dest for action in writing._actions} == {*WRITING, *both}
 
 

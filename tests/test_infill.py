@@ -206,6 +206,14 @@ def test_what_cannot_be_is_refused(options, message):
         textdiff.infill(make_model(max_length=40), ["a ___ words ___"], steps=2, **options)
 
 
+def test_the_text_that_is_full_is_the_one_named():
+    from textdiff.layout import check_length
+
+    total, given = torch.tensor([60, 15]), torch.tensor([53, 17])
+    with pytest.raises(ValueError, match="a prompt of 17 tokens fills the whole length 15"):
+        check_length(total, given, 64)
+
+
 def test_gap_options_need_texts_with_gaps():
     model = make_model(max_length=40)
     with pytest.raises(ValueError, match="gap_length is for texts with gaps"):

@@ -26,13 +26,23 @@ def denoise_of(process):
 def test_strata_cover_all_numbers_once(evaluations):
     parts = strata(10, evaluations, Noise(0, range(3000)), 3000)
     assert len(parts) == min(evaluations, 10)
-    seen = torch.stack(parts)
     low = torch.tensor([10 * i // len(parts) for i in range(len(parts))])
     high = torch.tensor([10 * (i + 1) // len(parts) for i in range(len(parts))])
+    assert [width for width, _ in parts] == (high - low).tolist()
+    seen = torch.stack([one for _, one in parts])
     assert (seen >= low[:, None]).all() and (seen < high[:, None]).all()
     for part, start, stop in zip(seen, low, high, strict=True):
         share = torch.bincount(part, minlength=10)[start:stop] / 3000
         assert share == pytest.approx(1 / (stop - start).item(), abs=0.05)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_of_one_step_nothing_is_between_prior_and_reading(name):
+    process, ids = exact_process(name), LANGUAGE.sample(8, seed=1)
+    known = denoise_of(process), process, ids, torch.ones_like(ids, dtype=torch.bool)
+    found = diffusion_bound(*known, OneStream(0), 1, 1)
+    assert found.keys() == {"prior", "reconstruction"}
+    assert (found["reconstruction"] > 0).all()
 
 
 @pytest.mark.parametrize("name", PROCESSES)

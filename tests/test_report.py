@@ -100,3 +100,12 @@ def test_how_long_it_takes_is_said_once(tmp_path, files, capsys, monkeypatch):
     run_training(tmp_path, **files, **options)
     said = [line for line in capsys.readouterr().out.splitlines() if " to go" in line]
     assert said == ["5 s a batch: about 30 seconds to go"]
+
+
+def test_a_curve_has_one_point_a_step():
+    """Of several batches that make a step the first."""
+    curve, trainer = report.Report(), SimpleNamespace(global_step=10, callback_metrics={"loss": 3.0})
+    for step, loss in ((10, 3.0), (10, 5.0), (20, 2.0), (20, 7.0)):
+        trainer.global_step, trainer.callback_metrics["loss"] = step, loss
+        curve.note(trainer, "loss")
+    assert curve.curves["loss"] == [(10, 3.0), (20, 2.0)]

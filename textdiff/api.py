@@ -158,6 +158,7 @@ def pipeline(
         task: "summarization" (texts in, `summary_text` out) or "text-generation" (prompts in,
             `generated_text` out).
         model: a loaded model, or where to load it from.
+        device: where to load it, see `load`.
         defaults: options of every call, see `generate`.
     """
     tasks = {
@@ -167,6 +168,8 @@ def pipeline(
     if task not in tasks:
         raise ValueError(f"unknown task {task!r}; choose one of: {', '.join(tasks)}")
     given, key = tasks[task]
+    if isinstance(model, TextModel) and device != "auto":
+        raise ValueError(f"device: this model is loaded; move it by model.to({device!r})")
     loaded = opened(model, device)
     defaults = with_rescorer(defaults, loaded)
 

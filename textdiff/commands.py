@@ -17,7 +17,7 @@ from textdiff.movie import write_movie
 from textdiff.sampler import SAMPLERS
 
 WRITING = ("length", "length_quantile", "sampler", "decoder", "decoding", "temperature", "guidance_scale")
-WRITING += ("candidates", "rescorer", "batch_size", "dtype")
+WRITING += ("candidates", "rescorer", "dtype")
 METRICS = {"nll": ("bound", "evaluations"), "rouge": WRITING}  # and what is asked for one of them alone
 PART = 256  # texts that are written before the first of them is shown
 
@@ -144,7 +144,7 @@ def add_column(sub: argparse.ArgumentParser, sources: bool = False) -> None:
 
 
 def add_writing(sub: argparse.ArgumentParser) -> None:
-    """Arguments of how a text is written: those of `WRITING`, and steps, seed and device."""
+    """Arguments of how a text is written: those of `WRITING`, and steps, batches, seed and device."""
     sub.add_argument("--length", type=int, help="tokens of every text; default: predicted")
     sub.add_argument("--length_quantile", type=float, help="among predicted lengths; below 0.5 shorter")
     sub.add_argument("--steps", type=int, help="network evaluations of a text; of the bound `diffusion`")
@@ -237,6 +237,7 @@ def measure(
     max_examples: int | None = None,
     text_column: str | None = None,
     summary_column: str | None = None,
+    batch_size: int | None = None,
     **options: Any,
 ) -> None:
     """Print the figures of a model on a file as JSON."""
@@ -248,7 +249,9 @@ def measure(
     loaded = load(model, device)
     options = with_rescorer(options, loaded)
     columns = {"text_column": text_column, "summary_column": summary_column}
-    data = open_data(loaded, file, max_test_examples=max_examples, **columns)
+    sizes = {} if batch_size is None else {"eval_batch_size": batch_size}
+    options |= {"batch_size": batch_size} if sizes and metric == "rouge" else {}
+    data = open_data(loaded, file, max_test_examples=max_examples, **columns, **sizes)
     found = {"nll": likelihood, "rouge": written}[metric](loaded, data, progress=True, **options)
     print(json.dumps(found, indent=1))
 

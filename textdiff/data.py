@@ -164,6 +164,11 @@ class TextData(LightningDataModule):
         return next(split for split in ("train", "validation", "test") if self.has_split(split))
 
     @property
+    def writing_size(self) -> int:
+        """Texts that training writes at once: no more than it evaluates, where that was made small."""
+        return min(64, self.hparams.eval_batch_size)
+
+    @property
     def layout(self) -> str:
         """How a batch holds the source: none, cross or prefix."""
         return self.hparams.conditioning if self.columns[0] else "none"

@@ -183,8 +183,10 @@ def prepare(
 
 def batches(task: Task, batch_size: int, most: int, progress: bool) -> Sequence[list[int]]:
     """Row numbers of every batch, of similar source lengths; fewer of sources longer than `most`."""
-    own = task.sources or [[]] * len(task)
-    parts = portions([len(own[row // task.candidates]) for row in range(len(task))], batch_size, most)
+    lengths = task.hidden  # of a source that stands in the text
+    if task.sources is not None:
+        lengths = [len(task.sources[row // task.candidates]) for row in range(len(task))]
+    parts = portions(lengths, batch_size, most)
     if not progress:
         return parts
     from tqdm import tqdm

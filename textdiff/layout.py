@@ -108,8 +108,9 @@ def check_length(total: Tensor, given: Tensor, most: int) -> None:
             f"length {int(total.max())} is beyond the model's {most} positions; ask for a shorter text, "
             "write in blocks (block_length) or train with a larger --data.max_target_length"
         )
-    if (given >= total).any():
+    full = (given >= total).nonzero()[:, 0]
+    if len(full):
         raise ValueError(
-            f"a prompt of {int(given.max())} tokens fills the whole length "
-            f"{int(total[given.argmax()])}; shorten it or ask for a longer text"
+            f"a prompt of {int(given[full[0]])} tokens fills the whole length {int(total[full[0]])}; "
+            "shorten it or ask for a longer text"
         )

@@ -56,12 +56,12 @@ def total(nats: Tensor, mask: Tensor) -> Tensor:
     return (nats * mask).double().sum(1)
 
 
-def strata(count: int, size: int, noise: Noise, rows: int) -> list[Tensor]:
-    """`size` whole numbers below `count`, one from each of as many equal parts, every `(B,)`."""
+def strata(count: int, size: int, noise: Noise, rows: int) -> list[tuple[int, Tensor]]:
+    """How large each of `size` equal parts of the numbers below `count` is, and one from it, `(B,)`."""
     size = min(size, count)
-    edges = [count * i // size for i in range(size + 1)]
+    edges = [count * i // max(size, 1) for i in range(size + 1)]
     return [
-        low + (noise.uniform((rows,)) * (high - low)).long().clamp(max=high - low - 1)
+        (high - low, low + (noise.uniform((rows,)) * (high - low)).long().clamp(max=high - low - 1))
         for low, high in pairwise(edges)
     ]
 
@@ -95,9 +95,8 @@ def diffusion_bound(
     last = total(token_nats(look(torch.zeros(len(ids), dtype=torch.long))[1], ids), mask).cpu()
     rest, few = steps - 1, min(evaluations, steps) - 1
     found: Parts = defaultdict(lambda: torch.zeros(len(ids), dtype=torch.float64))
-    for part, index in enumerate(strata(rest, few, noise, len(ids))):
+    for width, index in strata(rest, few, noise, len(ids)):
         x_t, logits, t, s = look(1 + index)
-        width = rest * (part + 1) // few - rest * part // few
         probs = torch.softmax(logits, -1).float()
         for name, nats in process.divergences(x_t, probs, ids, t, s).items():
             found[name] += width * total(nats, mask).cpu()

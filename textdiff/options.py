@@ -144,7 +144,7 @@ def choose(
     if twin:
         if (found := named(options["decoding"]).get("name")) != "sample":
             raise ValueError(f"candidates: texts written by {found} are all alike; use decoding='sample'")
-    elif candidates > 1 and (sized or options.get("block_length") is not None):
+    elif candidates > 1 and "decoder" not in options and (sized or "block_length" in fixed):
         options = {"temperature": drawn} | options
     controls = options.get("controls", ())
     if not isinstance(controls, Sequence) or not all(isinstance(one, Control) for one in controls):

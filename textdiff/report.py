@@ -73,7 +73,7 @@ class Report(L.Callback):
             steps = trainer.estimated_stepping_batches - trainer.global_step
             left = duration(pace * steps * trainer.accumulate_grad_batches)
             print(f"\n{pace:.2g} s a batch: about {left} to go")
-        if trainer.global_step % 10 == 0:
+        if trainer.global_step % 10 == 0 and trainer.global_step:
             self.note(trainer, "loss")
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -81,10 +81,10 @@ class Report(L.Callback):
             self.note(trainer, "val_loss")
 
     def note(self, trainer: L.Trainer, name: str) -> None:
-        """Remember a point of a curve."""
-        if name in trainer.callback_metrics:
-            value = float(trainer.callback_metrics[name])
-            self.curves[name].append((trainer.global_step, value))
+        """Remember a point of a curve, of the first of the batches that make a step."""
+        points, step = self.curves[name], trainer.global_step
+        if name in trainer.callback_metrics and (not points or points[-1][0] != step):
+            points.append((step, float(trainer.callback_metrics[name])))
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:
@@ -135,7 +135,7 @@ def evaluate(model: TextModel, data: TextData, count: int, show: int) -> dict[st
     """
     split = "test" if data.has_split("test") else "validation"
     examples = data.examples(split)[:count]
-    options = {"dtype": "auto", "progress": True}
+    options = {"dtype": "auto", "progress": True, "batch_size": data.writing_size}
     if examples[0].source is None:
         made = generate_texts(model, num_samples=min(count, 16), **options)
         print("\nsamples\n" + "\n".join(f"  {text}" for text in made.texts[:show]))

@@ -36,7 +36,8 @@ class Tokenizer:
         backend.no_truncation()
         self.backend, self.pad, self.eos = backend, pad, eos
         self.pad_id, self.eos_id = backend.token_to_id(pad), backend.token_to_id(eos)
-        self.sep_id = backend.token_to_id("<sep>") or self.eos_id  # between source and target
+        sep = backend.token_to_id("<sep>")
+        self.sep_id = self.eos_id if sep is None else sep  # between source and target
         added = backend.get_added_tokens_decoder().items()
         self.special_ids = sorted(index for index, token in added if token.special)
         self._length = max(backend.get_vocab(with_added_tokens=True).values()) + 1

@@ -110,6 +110,7 @@ class Training(L.LightningModule):
         found = open_model(find_folder(self.init_from))
         if type(found) is kind:
             check_fit(found, network, data)
+            found.config.source_prefix = network.source_prefix
             if fits:
                 found.fit_lengths(data)
             return found
@@ -285,7 +286,8 @@ class Training(L.LightningModule):
         """Texts for the sources of some examples, or a few samples."""
         sources = [example.source for example in examples]
         known = {"num_samples": min(4, len(examples))} if sources[0] is None else {"sources": sources}
-        return generate_texts(self.evaluated, **known, dtype="auto").texts
+        size = self.trainer.datamodule.writing_size
+        return generate_texts(self.evaluated, **known, dtype="auto", batch_size=size).texts
 
 
 def shape(network: Config, data: TextData) -> Config:
@@ -304,7 +306,6 @@ def check_fit(start: TextModel, wanted: Config, data: TextData) -> None:
     model = start.config
     if data.tokenizer.backend.to_str() != start.tokenizer.backend.to_str():
         raise ValueError("init_from: the data have another tokenizer; leave out --data.tokenizer")
-    model.source_prefix = wanted.source_prefix
     if model.conditioning != wanted.conditioning:
         raise ValueError(
             f"init_from: the model has conditioning {model.conditioning!r}, the data ask for "

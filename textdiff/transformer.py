@@ -211,11 +211,12 @@ class Transformer(nn.Module):
         """`x (B, L, D)` -> `(B, L, D)`, and every layer's keys and values, the `P` past ones first.
 
         Args:
-            valid: `(B, P + L)` bool, False = padding that nobody attends to.
+            valid: `(B, P + L)` bool, False = padding that nobody attends to; not of a causal one.
             context: the memory, if the blocks cross-attend.
             past: keys and values of P earlier positions; `x` continues them.
             place: `(B, L)` positions of `x`, if they are not P ... P + L - 1 in every row.
         """
+        assert valid is None or not self.causal  # padding on the right is never seen from before it
         start = 0 if past is None else past[0][0].shape[2]
         if place is None:
             place = torch.arange(start, start + x.shape[1], device=x.device)
