@@ -26,10 +26,9 @@ from textdiff.batches import pad, to_device
 from textdiff.config import Config
 from textdiff.data import TextData
 from textdiff.generation import generate_texts
-from textdiff.hardware import fast_dtype, tune_allocator
+from textdiff.hardware import fast_dtype, precision, tune_allocator
 from textdiff.metrics import bleu, bootstrap, rouge
 from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
-from textdiff.sampler import precision
 from textdiff.train import shape
 from textdiff.twin import Twin
 

@@ -35,7 +35,7 @@ def bits(model: TextModel, data: TextData, bounds: list[str], evaluations: int) 
     rows, exact = [], model.system == "autoregressive"
     for bound in [None] if exact else bounds:
         start = time.perf_counter()
-        counted = not exact and "evaluations" in BOUNDS[bound].counts
+        counted = not exact and "evaluations" in BOUNDS[bound][1]
         how = {} if exact else {"bound": bound, "evaluations": evaluations if counted else None}
         found = likelihood(model, data, **how)
         rows.append({**found, "seconds": round(time.perf_counter() - start, 1)})

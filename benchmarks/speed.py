@@ -19,9 +19,8 @@ import torch
 from textdiff.config import Config
 from textdiff.data import TextData
 from textdiff.diffusion import TextDiffusion
-from textdiff.hardware import fast_dtype, tune_allocator
+from textdiff.hardware import fast_dtype, precision, tune_allocator
 from textdiff.optimizer import Muon
-from textdiff.sampler import precision
 from textdiff.train import shape
 
 CORPUS = {"dataset_name": "textdiff/reports", "vocab_size": 1030, "max_target_length": 32}

@@ -45,8 +45,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def resume(path: Path, sources: list[str], column: str, teacher: str, chunk: int) -> int:
-    """Rows that `path` holds already, cut back to whole chunks: a chunk shares its random numbers.
+def resume(path: Path, sources: list[str], column: str, teacher: str) -> int:
+    """Rows that `path` holds already; what was cut in the middle of one goes.
 
     Raises:
         ValueError: it holds something else.
@@ -54,20 +54,19 @@ def resume(path: Path, sources: list[str], column: str, teacher: str, chunk: int
     if not path.exists():
         return 0
     *lines, tail = path.read_text(encoding="utf-8").split("\n")
-    count = len(lines) if len(lines) == len(sources) else len(lines) // chunk * chunk
     try:
         rows = [json.loads(line) for line in lines]
         own = [row[column] for row in rows] == sources[: len(rows)]
         own &= {row["teacher"] for row in rows} <= {teacher}
     except (ValueError, TypeError, KeyError):
         own = False
-    start = json.dumps({column: ""})[:-2]
+    start = json.dumps({column: ""}, ensure_ascii=False)[:-2]
     if not own or not (tail.startswith(start) or start.startswith(tail)):
         raise ValueError(
             f"{path} holds rows of another file, teacher or way of writing: give another name"
         )
-    path.write_text("".join(f"{line}\n" for line in lines[:count]), encoding="utf-8")
-    return count
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return len(lines)
 
 
 def main() -> None:
@@ -89,7 +88,7 @@ def main() -> None:
     sources = list(dict.fromkeys(example.source for example in data.examples("test")))
     weights = crc32(b"".join(w.cpu().numpy().tobytes() for w in model.state_dict().values()))
     teacher = f"{options.teacher} {weights:08x} {json.dumps(how)}"
-    start = resume(options.output, sources, names[0], teacher, options.chunk)
+    start = resume(options.output, sources, names[0], teacher)
     how |= {"batch_size": options.batch_size, "dtype": "auto"}
     with (
         options.output.open("a", encoding="utf-8") as file,
@@ -97,7 +96,7 @@ def main() -> None:
     ):
         for first in range(start, len(sources), options.chunk):
             some = sources[first : first + options.chunk]
-            made = generate_texts(model, some, seed=first, **how)
+            made = generate_texts(model, some, first=first, **how)
             for source, text in zip(some, made.texts, strict=True):
                 row = {names[0]: source, names[1]: text, "teacher": teacher}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

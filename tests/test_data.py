@@ -232,7 +232,7 @@ def test_targets_end_in_one_eos_and_masks_agree(files):
 
 def test_prefix_puts_the_source_before_the_target_unmasked(files):
     cross, prefix = ready(**files), ready(**files, conditioning="prefix")
-    assert (cross.layout, prefix.layout) == ("cross", "prefix")
+    assert (cross.conditioning, prefix.conditioning) == ("cross", "prefix")
     wanted = {target: source for source, target in seen(cross, stream(cross))}
     for batch in stream(prefix):
         assert "source" not in batch
@@ -281,7 +281,7 @@ def test_unconditional_text_goes_on_in_pieces(tmp_path, said):
     (tmp_path / "train.txt").write_text("\n\n".join(lines) + "\n")
     path = str(tmp_path / "train.txt")
     data = ready(train_file=path, validation_file=path, max_target_length=16)
-    assert data.layout == "none"
+    assert data.conditioning == "none"
     pieces = [example.target for example in data.examples("train")]
     table, eos = [[*ids] for _, ids in data.table("train")], data.tokenizer.eos_id
     whole = [index for ids in table for index in ids if index != eos]

@@ -42,17 +42,18 @@ def test_targets_are_what_the_teacher_writes(tmp_path, file, trained, options):
 
 @pytest.mark.parametrize("seen", [0, 1, 7, 12])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tmp_path, file, trained, seen):
+    """However many are written between two savings."""
     whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
-    how = ("--steps", 2, "--chunk", 3)
+    how = ("--steps", 2, "--candidates", 2)
     run(trained / "model", file, whole, *how)
     lines = whole.read_text().splitlines(keepends=True)
     parts.write_text("".join(lines[:seen]) + '{"source": "cut in the mid')
-    run(trained / "model", file, parts, *how)
+    run(trained / "model", file, parts, *how, "--chunk", 3)
     assert whole.read_text() == parts.read_text()
 
 
 def test_what_is_there_is_not_written_again(tmp_path, file, trained):
-    """Whole chunks stay, whatever stands in them."""
+    """Whole rows stay, whatever stands in them."""
     out, how = tmp_path / "out.jsonl", ("--steps", 2, "--chunk", 3)
     run(trained / "model", file, out, *how)
     rows = read(out)

@@ -7,7 +7,7 @@ from conftest import run_training
 from textdiff import generate, infill, load
 from textdiff.control import Contain, TextScore
 from textdiff.process import PROCESSES
-from textdiff.twin import SYSTEMS
+from textdiff.systems import SYSTEMS
 
 pytestmark = [
     pytest.mark.gpu,

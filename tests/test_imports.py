@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "textdiff"
 ORDER = """
 noise packing fixed config hardware corpus classes metrics transformer optimizer tokenizer files
 documents sizes batches rerank decoder schedule times process objective length encoder pointer denoiser
-pretrained sampler testing likelihood control blocks storage model layout diffusion twin transfer
+pretrained sampler testing likelihood control blocks storage model layout diffusion twin systems transfer
 rescore options generation movie data evaluation checkpoint report train cli api commands __init__
 """.split()
 UPWARDS = {("train", "cli")}  # `python -m textdiff.train` is the command line

@@ -21,8 +21,8 @@ from textdiff.likelihood import diffusion_bound
 from textdiff.noise import Noise
 from textdiff.objective import OBJECTIVES
 from textdiff.packing import pick
-from textdiff.process import PROCESSES, Gaussian, Process
-from textdiff.sampler import SAMPLERS, Predict, Sampler, keep
+from textdiff.process import PROCESSES, Gaussian, Process, keep
+from textdiff.sampler import SAMPLERS, Predict, Sampler
 from textdiff.schedule import SCHEDULES, Schedule
 from textdiff.testing import MarkovLanguage, OneStream, OracleDenoiser, exact_process
 from textdiff.tokenizer import Tokenizer

@@ -9,9 +9,10 @@ from textdiff import cli, load
 from textdiff.config import Config
 from textdiff.diffusion import TextDiffusion
 from textdiff.process import PROCESSES
+from textdiff.systems import SYSTEMS
 from textdiff.tokenizer import Tokenizer
 from textdiff.transfer import shaped, transfer
-from textdiff.twin import SYSTEMS, Twin
+from textdiff.twin import Twin
 
 TEXTS = ["The score was 51 to 44.", "Rain is expected."]
 SHAPE = {"width": 32, "depth": 2, "heads": 2, "encoder_depth": 1, "embedding_width": 16}

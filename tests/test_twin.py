@@ -114,7 +114,7 @@ def next_log_probs(model: Twin, text: list[int], source: list[int] | None) -> to
     ids = torch.tensor([[EOS] * twin.WINDOW + text])
     read = None if source is None else torch.tensor([source])
     context = model.encode_source(read, None if read is None else read != PAD)
-    return model(ids, model.table(), context)[0][0, -1].log_softmax(-1)
+    return model(ids, context)[0][0, -1].log_softmax(-1)
 
 
 def greedy_by_hand(model: Twin, source: list[int] | None, prompt: list[int] | None = None) -> list[int]:

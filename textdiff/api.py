@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from textdiff.config import find
 from textdiff.diffusion import TextDiffusion
 from textdiff.generation import Generation, generate_texts
 from textdiff.hardware import tune_allocator
 from textdiff.model import TextModel
 from textdiff.storage import find_folder
-from textdiff.twin import open_model
+from textdiff.systems import open_model
 
 __all__ = ["Generation", "TextDiffusion", "denoise", "generate", "infill", "load", "pipeline"]
 
@@ -165,9 +166,7 @@ def pipeline(
         "summarization": ("sources", "summary_text"),
         "text-generation": ("prompt", "generated_text"),
     }
-    if task not in tasks:
-        raise ValueError(f"unknown task {task!r}; choose one of: {', '.join(tasks)}")
-    given, key = tasks[task]
+    given, key = find("task", task, tasks)
     if isinstance(model, TextModel) and device != "auto":
         raise ValueError(f"device: this model is loaded; move it by model.to({device!r})")
     loaded = opened(model, device)

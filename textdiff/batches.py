@@ -30,14 +30,16 @@ Ranks = tuple[int, int]  # rank, world size
 Rows = tuple[int, np.ndarray, list[Pair]]  # position, index, examples: a batch before padding
 
 
-def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad(
+    sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Lists or arrays of ids as `ids (B, L)` int64, padded on the right, and `valid (B, L)`."""
     lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
     valid = torch.arange(max(lengths.tolist(), default=0)) < lengths[:, None]
     ids = torch.full(valid.shape, pad_id)
     flat = np.concatenate([np.empty(0, np.int64), *sequences]).astype(np.int64)
     ids[valid] = torch.from_numpy(flat)
-    return ids, valid
+    return ids.to(device), valid.to(device)
 
 
 def portions(lengths: Sequence[int], size: float, most: int) -> list[list[int]]:
@@ -132,7 +134,7 @@ class Batches(Sampler[Rows]):
 class Collator(Dataset):
     """Pads `Rows`; `layout` is "none" (unconditional), "cross" or "prefix"."""
 
-    layout: str
+    conditioning: str
     pad_id: int
 
     def __getitem__(self, rows: Rows) -> dict[str, Any]:
@@ -140,9 +142,9 @@ class Collator(Dataset):
         given, targets = zip(*pairs, strict=True)
         ids, valid = pad(targets, self.pad_id)
         batch = {"ids": ids, "valid": valid, "mask": valid.clone()}
-        if self.layout == "cross":
+        if self.conditioning == "cross":
             batch["source"], batch["source_mask"] = pad(given, self.pad_id)
-        if self.layout == "prefix":
+        if self.conditioning == "prefix":
             starts = torch.tensor([len(prefix) for prefix in given])
             batch["mask"] &= torch.arange(ids.shape[1]) >= starts[:, None]
         return batch | {"index": torch.from_numpy(index), "position": position}

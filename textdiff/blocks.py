@@ -19,8 +19,9 @@ from textdiff.batches import pad
 from textdiff.config import Config
 from textdiff.decoder import Decoder
 from textdiff.denoiser import Continued
+from textdiff.hardware import precision
 from textdiff.noise import Noise
-from textdiff.sampler import Predict, Sampler, precision
+from textdiff.sampler import Predict, Sampler
 from textdiff.transformer import Context
 
 
@@ -134,13 +135,13 @@ class BlockWriter:
         rows = [i for i, done in enumerate(texts.done) if not done]
         count = [min(self.size, texts.total[i] - len(texts.ids[i])) for i in rows]
         valid = torch.arange(max(count), device=device) < torch.tensor(count, device=device)[:, None]
-        before, known = pad([texts.ids[i] for i in rows], 0)
+        before, known = pad([texts.ids[i] for i in rows], 0, device)
         window = torch.tensor([self.max_length - n for n in count], device=device)
         context = None if self.context is None else self.context.select(torch.tensor(rows, device=device))
         noise = Noise(self.seed, [self.index[i] for i in rows], valid, block=block)
         frames: list[Tensor] = []
         with precision(device, self.dtype):
-            past = self.denoiser.remember(before.to(device), known.to(device), context, window)
+            past = self.denoiser.remember(before, known, context, window)
         predict = Predict(
             Continued(self.denoiser, past),
             self.decoder,

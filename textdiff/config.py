@@ -1,8 +1,10 @@
 """What shapes a model, and how names in a configuration become objects."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Spec = str | dict[str, Any]
 LEAST = {"width": 1, "depth": 1, "heads": 1, "embedding_width": 1, "encoder_depth": 0, "block_length": 1}
 LEAST |= {"length_weight": 0}
@@ -15,6 +17,17 @@ def named(spec: Spec) -> dict[str, Any]:
     return {"name": spec} if isinstance(spec, str) else dict(spec)
 
 
+def find(what: str, name: str, known: Mapping[str, T]) -> T:
+    """What is `known` by this name.
+
+    Raises:
+        ValueError: nothing is.
+    """
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(known)}")
+    return known[name]
+
+
 def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:
     """The object named by `spec`: a name, or `{"name": ..., **keyword arguments}`.
 
@@ -25,10 +38,9 @@ def build(registry: dict[str, type], spec: Spec, *args: Any) -> Any:
     name = options.pop("name", None)
     if name is None:
         raise ValueError(f"no name in {options}: say whose options these are")
-    if name not in registry:
-        raise ValueError(f"unknown name {name!r}; choose one of: {', '.join(registry)}")
+    kind = find("name", name, registry)
     try:
-        return registry[name](*args, **options)
+        return kind(*args, **options)
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from None
 

@@ -169,7 +169,7 @@ class TextData(LightningDataModule):
         return min(64, self.hparams.eval_batch_size)
 
     @property
-    def layout(self) -> str:
+    def conditioning(self) -> str:
         """How a batch holds the source: none, cross or prefix."""
         return self.hparams.conditioning if self.columns[0] else "none"
 
@@ -230,20 +230,24 @@ class TextData(LightningDataModule):
 
     def _choose_lengths(self) -> None:
         """Set the lengths and the batch size that were not given."""
-        names = [f"max_{side}_length" for side in SIDES]
-        unset = [i for i, name in enumerate(names) if self.hparams[name] is None]
+        names = {side: f"max_{side}_length" for side in SIDES}
+        unset = [side for side in SIDES if self.hparams[names[side]] is None]
         rows = list(islice(self._examples(self._first), LENGTH_ROWS)) if unset else []
         if unset and not rows:
             raise ValueError(f"{self._name(self._first)}: its first rows have no text; remove them")
-        for i in unset:
-            texts = [(self.hparams.source_prefix, "")[i] + (row[i] or "") for row in rows]
-            lengths = [len(ids) + i for ids in self.tokenizer.encode(texts)]  # a target ends in EOS
-            found = sizes.length(lengths, sizes.LONGEST[SIDES[i], self.layout])
-            self.hparams[names[i]] = found
-            if rows[0][i] is not None:
-                self._say(f"{SIDES[i]}s of at most {found} tokens (--data.{names[i]})")
+        for side in unset:
+            prefix, end = (self.hparams.source_prefix, 0) if side == "source" else ("", 1)  # EOS
+            texts = [prefix + (getattr(row, side) or "") for row in rows]
+            lengths = [len(ids) + end for ids in self.tokenizer.encode(texts)]
+            found = self.hparams[names[side]] = sizes.length(
+                lengths, sizes.LONGEST[side, self.conditioning]
+            )
+            if getattr(rows[0], side) is not None:
+                self._say(f"{side}s of at most {found} tokens (--data.{names[side]})")
         if self.hparams.batch_size is None:
-            found = self.hparams.batch_size = sizes.batch(sum(self.hparams[name] for name in names))
+            found = self.hparams.batch_size = sizes.batch(
+                sum(self.hparams[name] for name in names.values())
+            )
             self._say(f"batches of {found} examples (--data.batch_size)")
 
     def table(self, split: str) -> list[Pair]:
@@ -280,9 +284,10 @@ class TextData(LightningDataModule):
         """What is given and what `ids` will be; unconditional text in consecutive pieces."""
         size, sep = self.hparams.max_target_length, self.tokenizer.sep_id
         source = source[: self.hparams.max_source_length] or [sep]
-        given = {"none": [], "cross": source, "prefix": [*source, sep]}[self.layout]
+        given = {"none": [], "cross": source, "prefix": [*source, sep]}[self.conditioning]
         if given:
-            yield given, [*given * (self.layout == "prefix"), *target[: size - 1], self.tokenizer.eos_id]
+            first = given if self.conditioning == "prefix" else []
+            yield given, [*first, *target[: size - 1], self.tokenizer.eos_id]
             return
         for piece in pieces([*target, self.tokenizer.eos_id], size):
             yield given, piece
@@ -297,7 +302,7 @@ class TextData(LightningDataModule):
 
     def _loader(self, batches: Iterable[Rows]) -> DataLoader:
         workers = self.hparams.num_workers
-        collator = Collator(self.layout, self.tokenizer.pad_id)
+        collator = Collator(self.conditioning, self.tokenizer.pad_id)
         options = {"num_workers": workers, "persistent_workers": workers > 0}
         return DataLoader(collator, sampler=batches, batch_size=None, **options)
 
@@ -335,7 +340,7 @@ class TextData(LightningDataModule):
         return self._evaluation("test")
 
     def _targets(self) -> list[Sequence[int]]:
-        skip = self.layout == "prefix"
+        skip = self.conditioning == "prefix"
         return [ids[len(given) * skip :] for given, ids in self.table("train")]
 
     def token_counts(self) -> Tensor:

@@ -252,7 +252,7 @@ class Guided(Wrapper):
         super().__init__(denoiser)
         if denoiser.encoder is None:
             raise ValueError("guidance_scale needs a model with a source encoder; this one has none")
-        self.scale, self.encode_source = scale, denoiser.encode_source
+        self.scale = scale
         self.evaluations = 2 * denoiser.evaluations
 
     def remember(

@@ -22,7 +22,8 @@ from textdiff.config import Config, build, named
 from textdiff.control import Control, refuse_short, steer
 from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, GoesOn, Guided
-from textdiff.layout import Layout, check_given, lay_out, lay_text, warn_idle
+from textdiff.hardware import precision
+from textdiff.layout import Layout, check_given, lay_out, lay_text, partway, warn_idle
 from textdiff.length import Length
 from textdiff.likelihood import find_bound
 from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, join, log_unigram
@@ -30,8 +31,8 @@ from textdiff.noise import Noise, low_discrepancy
 from textdiff.objective import cross_entropy, find_objective
 from textdiff.packing import pick, places, put
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
-from textdiff.process import PROCESSES
-from textdiff.sampler import SAMPLERS, Predict, Replacing, Resampling, Sampler, keep, precision
+from textdiff.process import PROCESSES, keep
+from textdiff.sampler import GIVEN, SAMPLERS, Sampler
 from textdiff.schedule import SCHEDULES
 from textdiff.times import TIMES
 from textdiff.tokenizer import OPEN, Tokenizer
@@ -269,14 +270,12 @@ class TextDiffusion(TextModel):
     @torch.no_grad()
     def write(self, request: Request) -> Written:
         options = request.options
-        given, noise = options.get("given", "conditional"), options.get("noise")
-        usual = "confidence" if given == "conditional" and noise is None else "ancestral"
+        noise, usual = options.get("noise"), "ancestral" if partway(options) else "confidence"
         steps = [options["steps"]] if "steps" in options else []  # else the sampler's own
         sampler = build(SAMPLERS, options.get("sampler", usual), *steps)
-        check_given(given, noise, sampler, options)
-        kind = Predict if given == "conditional" else Replacing
-        if given == "repaint":
-            sampler = Resampling(sampler)
+        check_given(sampler, options)
+        kind, around = GIVEN[options.get("given", "conditional")]
+        sampler = around(sampler) if around else sampler
         # the likeliest answer to a source; drawn from nothing, or where a temperature is asked for
         drawn = self.config.conditioning == "none" or "temperature" in options
         usual = "sample" if drawn and sampler.draws else "softmax"
@@ -344,4 +343,4 @@ class TextDiffusion(TextModel):
             pooled = self.pool(context, first, ~shown, shown)
             return self.length.quantile(pooled, request.quantile.to(self.device), least)
 
-        return lay_out(request, lengths, self.config.max_length, self.tokenizer.pad_id, self.device)
+        return lay_out(request, self, lengths)

@@ -12,7 +12,7 @@ from textdiff.data import TextData
 from textdiff.fixed import fixed_weights
 from textdiff.generation import generate_texts
 from textdiff.metrics import summarization_report, tokenizer_for
-from textdiff.model import Nats, TextModel
+from textdiff.model import TextModel
 
 
 def open_data(model: TextModel, file: str, **columns: str | int | None) -> TextData:
@@ -31,8 +31,8 @@ def open_data(model: TextModel, file: str, **columns: str | int | None) -> TextD
         **columns,
     )
     data.tokenizer = model.tokenizer
-    if data.layout != config.conditioning:
-        has, wants = ("texts alone", "texts with sources")[:: 1 if data.layout == "none" else -1]
+    if data.conditioning != config.conditioning:
+        has, wants = ("texts alone", "texts with sources")[:: 1 if data.conditioning == "none" else -1]
         raise ValueError(
             f"{file}: it holds {has}, the model wants {wants}; name the columns by text_column "
             "(given alone: texts alone) and summary_column"
@@ -58,7 +58,7 @@ def likelihood(
 
         loader = tqdm(loader, desc="likelihood", unit="batch")
     parts: dict[str, list[Tensor]] = defaultdict(list)
-    tokens, characters, found = [], 0, Nats({}, torch.zeros(0), "exact")
+    tokens, characters = [], 0
     with fixed_weights(model.device):
         for batch in loader:
             found = model.nats(to_device(batch, model.device), seed, **options)

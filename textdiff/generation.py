@@ -211,7 +211,7 @@ def make_request(
         own = [row // task.candidates for row in rows]
         place = {one: n for n, one in enumerate(dict.fromkeys(own))}
         ids = [task.sources[one] for one in place]
-        source, source_mask = (one.to(model.device) for one in pad(ids, model.tokenizer.pad_id))
+        source, source_mask = pad(ids, model.tokenizer.pad_id, model.device)
         if len(place) < len(rows):
             reads = torch.tensor([place[one] for one in own], device=model.device)
     return Request(

@@ -46,6 +46,11 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The network's own precision; all arithmetic around it stays in float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 @cache
 def _bfloat16_wins() -> bool:
     # the best of rounds that take turns, of matrices so large that the waiting of threads matters little:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from textdiff.batches import pad
+from textdiff.config import find
 from textdiff.control import least_length, refuse_short
 from textdiff.decoder import Decoder
 from textdiff.model import Request, TextModel
@@ -20,13 +21,18 @@ Layout = tuple[Tensor, Tensor, Tensor]  # ids, mask, valid, each (B, L)
 Lengths = Callable[[Tensor, Tensor, Tensor], Tensor]  # first tokens, which are shown, least -> (B,)
 
 
-def check_given(given: str, noise: float | None, sampler: Sampler, options: dict[str, Any]) -> None:
+def partway(options: dict[str, Any]) -> bool:
+    """Whether given tokens are noisy, or the text itself, so that samplers must go step by step."""
+    return options.get("noise") is not None or options.get("given", "conditional") != "conditional"
+
+
+def check_given(sampler: Sampler, options: dict[str, Any]) -> None:
     """Refuse what cannot go together with tokens that are given in another way, or with mistakes."""
-    if given not in GIVEN:
-        raise ValueError(f"unknown given {given!r}; choose one of: {', '.join(GIVEN)}")
+    given, noise = options.get("given", "conditional"), options.get("noise")
+    find("given", given, GIVEN)
     if noise is not None and not 0 < noise <= 1:
         raise ValueError(f"noise is the share of wrong words, above 0 and at most 1, not {noise}")
-    if given == "conditional" and noise is None:
+    if not partway(options):
         return
     what = f"given={given}" if noise is None else "repairing a text"
     if not sampler.midway:
@@ -54,15 +60,12 @@ def spread(ids: list[int], count: int) -> list[int]:
     return [part for one in ids for part in ([OPEN] * next(sizes) if one == OPEN else [one])]
 
 
-def lay_out(request: Request, lengths: Lengths, most: int, pad_id: int, device: torch.device) -> Layout:
-    """Given tokens and empty places.
-
-    Args:
-        lengths: predicts them, EOS included. most: positions of the model.
-    """
+def lay_out(request: Request, model: TextModel, lengths: Lengths) -> Layout:
+    """Given tokens and empty places; `lengths` predicts how many, EOS included."""
+    device, pad_id = model.device, model.tokenizer.pad_id
     # the length is told from the first tokens, as in training
-    first, shown = pad([[*takewhile(lambda i: i != OPEN, ids)] for ids in request.prompt], 0)
-    first, shown, hidden = first.to(device), shown.to(device), request.hidden.to(device)
+    first, shown = pad([[*takewhile(lambda i: i != OPEN, ids)] for ids in request.prompt], 0, device)
+    hidden = request.hidden.to(device)
     gaps = torch.tensor([ids.count(OPEN) for ids in request.prompt], device=device)
     known = torch.tensor([len(ids) for ids in request.prompt], device=device) - gaps
     own = known - hidden  # prompt tokens that belong to the text
@@ -73,10 +76,10 @@ def lay_out(request: Request, lengths: Lengths, most: int, pad_id: int, device: 
     elif not request.length:
         count = lengths(first, shown, torch.maximum(least_length(controls, written), own + gaps))
     total = count + hidden
-    check_length(total, known + (gaps - 1).clamp(min=0), most)
+    check_length(total, known + (gaps - 1).clamp(min=0), model.config.max_length)
     refuse_short(controls, written, count)
     open_ = (total - known).tolist()
-    ids, valid = (one.to(device) for one in pad(list(map(spread, request.prompt, open_)), pad_id))
+    ids, valid = pad(list(map(spread, request.prompt, open_)), pad_id, device)
     mask = ids == OPEN
     return ids.masked_fill(mask, pad_id), mask, valid
 
@@ -96,7 +99,7 @@ def lay_text(request: Request, model: TextModel) -> Layout:
         raise ValueError(
             f"a text of {longest} tokens, EOS included, is beyond the model's {most} positions: split it"
         )
-    ids, valid = (one.to(model.device) for one in pad(rows, model.tokenizer.pad_id))
+    ids, valid = pad(rows, model.tokenizer.pad_id, model.device)
     place, start = torch.arange(ids.shape[1], device=model.device), request.hidden.to(model.device)
     return ids, (place >= start[:, None]) & (place < valid.sum(1, keepdim=True) - 1), valid
 

@@ -33,17 +33,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from textdiff.config import find
 from textdiff.noise import Noise
 from textdiff.objective import token_nats
-from textdiff.process import Process
-from textdiff.process.gaussian import column
-from textdiff.sampler import keep
+from textdiff.process import Process, column, keep
 from textdiff.sampler.ode import integrate
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t (B, L), mask (B, L) -> logits (B, L, V)
@@ -186,32 +184,27 @@ def ode_bound(
     mask: Tensor,
     noise: Noise,
     *,
-    probes: int | None = None,
+    evaluations: int | None = None,
     tolerance: float = 1e-4,
 ) -> Parts:
-    """(4), as `ode`, from one draw of x_0; arguments as above."""
+    """(4), as `ode`, from one draw of x_0; `evaluations` are random directions for its density."""
     clean, t = process.encode(ids), torch.zeros(ids.shape, device=ids.device)
     alpha, sigma = process.schedule(torch.zeros((), device=ids.device))
     x_0 = keep(mask, process.corrupt(clean, t, noise), clean)
     read = total(token_nats(denoise(x_0, t, mask), ids), mask)
     given = ((x_0 - alpha * clean) / sigma).square() + (2 * torch.pi * sigma**2).log()
     log_q = -0.5 * total(given.sum(-1), mask)
-    log_p = ode_log_density(denoise, process, x_0, mask, probes=probes, noise=noise, tolerance=tolerance)
+    options = {"probes": evaluations, "noise": noise, "tolerance": tolerance}
+    log_p = ode_log_density(denoise, process, x_0, mask, **options)
     return {"ode": (log_q - log_p + read).cpu()}
 
 
-class Bound(NamedTuple):
-    """A bound, and its arguments by the names of the counts that it takes."""
-
-    function: Callable[..., Parts]
-    counts: dict[str, str]
-
-
-BOUNDS = {
-    "order": Bound(order_bound, {"evaluations": "evaluations"}),
-    "diffusion": Bound(diffusion_bound, {"steps": "steps", "evaluations": "evaluations"}),
-    "ode": Bound(ode_bound, {"evaluations": "probes"}),
-    "ode_exact": Bound(ode_bound, {}),
+# and the counts that they take
+BOUNDS: dict[str, tuple[Callable[..., Parts], tuple[str, ...]]] = {
+    "order": (order_bound, ("evaluations",)),
+    "diffusion": (diffusion_bound, ("steps", "evaluations")),
+    "ode": (ode_bound, ("evaluations",)),
+    "ode_exact": (ode_bound, ()),
 }
 
 
@@ -226,20 +219,19 @@ def find_bound(
     Raises:
         ValueError: no such bound, one that the process has not, counts that it does not take or below 1.
     """
-    if name not in BOUNDS:
-        raise ValueError(f"unknown bound {name!r}; choose one of: {', '.join(BOUNDS)}")
-    found, told = BOUNDS[name], {"steps": steps, "evaluations": evaluations}
+    function, takes = find("bound", name, BOUNDS)
+    told = {"steps": steps, "evaluations": evaluations}
     for count, value in told.items():
-        if value is not None and count not in found.counts:
-            takers = " or ".join(bound for bound, one in BOUNDS.items() if count in one.counts)
+        if value is not None and count not in takes:
+            takers = " or ".join(bound for bound, (_, one) in BOUNDS.items() if count in one)
             raise ValueError(f"{count} is for bound {takers}, not {name}: leave it out")
         if value is not None and value < 1:
             raise ValueError(f"{count} must be at least 1, not {value}")
-    counts = {count: told[count] or USUAL[count] for count in found.counts}
+    counts = {count: told[count] or USUAL[count] for count in takes}
     if name == "diffusion" and counts["evaluations"] < min(2, counts["steps"]):
         raise ValueError("bound diffusion: evaluations must be at least 2: one is for the reconstruction")
     if name.startswith("ode") and not process.gaussian:
         raise ValueError(
             f"bound {name}: {type(process).__name__} has no density; choose order or diffusion"
         )
-    return partial(found.function, **{found.counts[count]: value for count, value in counts.items()})
+    return partial(function, **counts)

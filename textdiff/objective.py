@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from textdiff.config import find
 from textdiff.process import Process
 
 Objective = Callable[[Process, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -66,11 +67,10 @@ def find_objective(name: str, process: Process) -> Objective:
     Raises:
         ValueError: no such name, or one that needs a Gaussian process.
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"unknown objective {name!r}; choose one of: {', '.join(OBJECTIVES)}")
+    found = find("objective", name, OBJECTIVES)
     if name in ("mean_square", "anchor") and not process.gaussian:
         raise ValueError(
             f"objective {name} is a distance of states, which {type(process).__name__} has not: "
             "use cross_entropy or variational"
         )
-    return OBJECTIVES[name]
+    return found

@@ -9,11 +9,12 @@ import torch
 
 from textdiff.config import named
 from textdiff.control import Control, WordAt
+from textdiff.layout import partway
 from textdiff.model import TextModel
 from textdiff.rerank import UTILITIES
 from textdiff.rescore import check_rescorer
 from textdiff.sampler import SAMPLERS
-from textdiff.twin import SYSTEMS
+from textdiff.systems import SYSTEMS
 
 DRAWN = 0.3  # temperature of candidate answers that must be drawn: for MBR on e2e far better than 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
@@ -163,7 +164,7 @@ def told(options: dict[str, Any]) -> dict[str, Any]:
 
 def unasked(options: dict[str, Any], gap: str | None) -> list[str]:
     """Saved options that a request of another kind does not mean."""
-    special = options.get("noise") is not None or options.get("given", "conditional") != "conditional"
+    special = partway(options)
     names = ["block_length"] if gap is not None or special else []
     name = named(options.get("sampler", "confidence")).get("name")
     if name in SAMPLERS and SAMPLERS[name].many:

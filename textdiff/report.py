@@ -212,7 +212,7 @@ def next_steps(folder: Path, data: TextData) -> str:
     """The lines to type next: the first works as it stands, the others with files of the reader."""
     model = shlex.quote(str(folder / "model"))
     use = f"textdiff generate {model} --num_samples 4"
-    if data.layout != "none":
+    if data.conditioning != "none":
         text = shlex.quote(plain(data.examples("validation")[0].source))
         use = f"echo {text} | textdiff generate {model} -"
     lines = [
@@ -224,7 +224,7 @@ def next_steps(folder: Path, data: TextData) -> str:
             "for documents of your own, say in my.jsonl, an object with source and target a line:",
             "  python -m textdiff.train --config summarization --data.train_file my.jsonl",
         ]
-    elif data.layout != "none":
+    elif data.conditioning != "none":
         lines += [
             "for more of them, text files, each a source, or tables with a source a row:",
             f"  textdiff summarize {model} report.txt more.jsonl",

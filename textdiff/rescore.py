@@ -18,8 +18,8 @@ import torch
 
 from textdiff.batches import pad, portions, to_device
 from textdiff.fixed import fixed_weights
+from textdiff.hardware import precision
 from textdiff.model import TextModel
-from textdiff.sampler import precision
 
 
 def check_rescorer(rescorer: TextModel, conditioning: str) -> None:

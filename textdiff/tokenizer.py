@@ -17,10 +17,10 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 SPECIAL = ("<pad>", "<eos>", "<sep>", "<mask>")
-# what other people's tokenizers call the same thing, most specific first
-PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
 OPEN = -1  # among the ids of a text: words to be written here
 STAND_IN = "word"  # in the place of such words while the text around them is read
+# what other people's tokenizers call the same thing, most specific first
+PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
 EOS_NAMES = ("<eos>", "</s>", "[EOS]", "[SEP]", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>")
 
 

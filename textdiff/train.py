@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from textdiff import sizes
-from textdiff.config import Config, build
+from textdiff.config import Config, build, find
 from textdiff.data import Example, TextData
 from textdiff.generation import generate_texts
 from textdiff.metrics import bleu, rouge, tokenizer_for
@@ -28,8 +28,8 @@ from textdiff.model import Losses, TextModel
 from textdiff.optimizer import OPTIMIZERS, linear_decay, update_average
 from textdiff.options import check_options
 from textdiff.storage import find_folder
+from textdiff.systems import SYSTEMS, open_model
 from textdiff.transfer import shaped, transfer
-from textdiff.twin import find_system, open_model
 
 BUCKETS = 5
 DEFAULT = Config()
@@ -90,7 +90,7 @@ class Training(L.LightningModule):
         self.choose_steps(data)
         torch.manual_seed(self.seed)
         network = shape(self.network, data)
-        kind = find_system(network.system)
+        kind = find("system", network.system, SYSTEMS)
         if self.init_from:
             self.model = self.start(kind, network, data)
         else:
@@ -294,7 +294,7 @@ def shape(network: Config, data: TextData) -> Config:
     """The config with what the data decide: conditioning and lengths."""
     told = replace(
         network,
-        conditioning=data.layout,
+        conditioning=data.conditioning,
         max_source_length=data.hparams.max_source_length,
         source_prefix=data.hparams.source_prefix,
     )

@@ -18,7 +18,6 @@ and a search ends when K texts are finished and none scores below the best unfin
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,16 +27,14 @@ from torch import Tensor, nn
 from textdiff.batches import pad
 from textdiff.config import Config, build
 from textdiff.denoiser import bar_of
-from textdiff.diffusion import TextDiffusion
 from textdiff.encoder import Encoder
 from textdiff.fixed import once
+from textdiff.hardware import precision
 from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, log_unigram
 from textdiff.noise import Noise, clocks, race
 from textdiff.objective import token_nats
 from textdiff.pointer import Pointer
 from textdiff.process.process import scaled
-from textdiff.sampler import precision
-from textdiff.storage import read_config
 from textdiff.tokenizer import OPEN, Tokenizer
 from textdiff.transformer import Context, KeyValue, Transformer, for_each
 
@@ -105,15 +102,12 @@ class Twin(TextModel):
         context = self.transformer.remember(memory, mask)
         return context if self.pointer is None else self.pointer.remember(context, memory, source)
 
-    def forward(
-        self, ids: Tensor, table: Tensor, context: Context | None, past: Cache = None
-    ) -> tuple[Tensor, Cache]:
+    def forward(self, ids: Tensor, context: Context | None, past: Cache = None) -> tuple[Tensor, Cache]:
         """Logits `(B, L, V)` of the token after each window of `ids (B, WINDOW - 1 + L)`.
 
-        `table` and `context` are computed once for many calls; `past` holds the caches of the
-        positions before, which the second result continues.
+        `past` holds the caches of the positions before, which the second result continues.
         """
-        start = 0 if past is None else past[0][0].shape[2]
+        start, table = 0 if past is None else past[0][0].shape[2], self.table()
         h = self.read(table[ids.unfold(1, WINDOW, 1)].flatten(2))
         h = h + self.position.weight[start : start + h.shape[1]]
         h, past = self.transformer(h, None, context, past)
@@ -129,7 +123,7 @@ class Twin(TextModel):
         context = self.encode_source(batch.get("source"), batch.get("source_mask"))
         context = for_each(context, batch.get("reads"))
         inputs = F.pad(ids[:, :-1], (WINDOW, 0), value=self.tokenizer.eos_id)
-        logits = self(inputs, self.table(), context)[0].float()
+        logits = self(inputs, context)[0].float()
         nll = token_nats(logits, ids)
         if self.training and smoothing:
             even = logits.logsumexp(-1) - logits[..., self.bar == 0].mean(-1)  # barred: 1e4 nats
@@ -177,12 +171,12 @@ class Writer:
     """Rows being written: `texts (N, length so far)` and the caches that the next token needs."""
 
     def __init__(self, twin: Twin, request: Request) -> None:
-        self.twin, self.table = twin, twin.table()
+        self.twin = twin
         context = twin.encode_source(request.source, request.source_mask)
         self.context = for_each(context, request.reads)
         self.eos, self.limit = twin.tokenizer.eos_id, twin.config.max_length
         self.texts = torch.zeros(len(request.index), 0, dtype=torch.long, device=twin.device)
-        self.prompt = pad(request.prompt, OPEN)[0].to(twin.device)
+        self.prompt = pad(request.prompt, OPEN, twin.device)[0]
         self.past: Cache = None
         self.evaluations = 0
 
@@ -190,7 +184,7 @@ class Writer:
         """Of the next token, `(N, V)` float32; to be followed by `append`."""
         self.evaluations += 1
         window = F.pad(self.texts[:, -WINDOW:], (WINDOW, 0), value=self.eos)[:, -WINDOW:]
-        logits, self.past = self.twin(window, self.table, self.context, self.past)
+        logits, self.past = self.twin(window, self.context, self.past)
         return self.given(logits[:, 0].float())
 
     def given(self, logits: Tensor) -> Tensor:
@@ -249,7 +243,7 @@ class Sample(Greedy):
         self.temperature = temperature
 
     def __call__(self, writer: Writer, request: Request) -> list[list[int]]:
-        shape = len(request.index), writer.limit, clocks(len(writer.table))
+        shape = len(request.index), writer.limit, clocks(len(writer.twin.tokenizer))
         self.draws = Noise(request.seed, request.index).uniform(shape).to(writer.texts.device)
         return super().__call__(writer, request)
 
@@ -300,20 +294,3 @@ class Beam:
 
 
 DECODINGS: dict[str, type] = {"greedy": Greedy, "sample": Sample, "beam": Beam}
-SYSTEMS: dict[str, type[TextModel]] = {"diffusion": TextDiffusion, "autoregressive": Twin}
-
-
-def find_system(name: str) -> type[TextModel]:
-    """The class of a `Config.system`.
-
-    Raises:
-        ValueError: no such system.
-    """
-    if name not in SYSTEMS:
-        raise ValueError(f"unknown system {name!r}; choose one of: {', '.join(SYSTEMS)}")
-    return SYSTEMS[name]
-
-
-def open_model(folder: Path, device: str = "cpu") -> TextModel:
-    """The model of a local directory, of whichever system it is."""
-    return find_system(read_config(folder).system).from_pretrained(folder, device)

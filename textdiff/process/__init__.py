@@ -4,7 +4,7 @@ from textdiff.process.discrete import Discrete, MaskAndReplace, Masked, Spindle,
 from textdiff.process.embedding import Embedding
 from textdiff.process.gaussian import Gaussian
 from textdiff.process.hierarchical import Hierarchical
-from textdiff.process.process import Process, Seen
+from textdiff.process.process import Process, Seen, column, keep
 from textdiff.process.simplex import LinearSimplex, Simplex
 
 PROCESSES: dict[str, type[Process]] = {
@@ -32,4 +32,6 @@ __all__ = [
     "Simplex",
     "Spindle",
     "Uniform",
+    "column",
+    "keep",
 ]

@@ -3,14 +3,14 @@
 """
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from textdiff.fixed import once
-from textdiff.process.gaussian import Gaussian, column
-from textdiff.schedule import Schedule
+from textdiff.process.gaussian import Scaled
+from textdiff.process.process import column
 
 
-class Embedding(Gaussian):
+class Embedding(Scaled):
     """State `(B, L, D)`; clean points on a sphere.
 
     Args:
@@ -19,12 +19,6 @@ class Embedding(Gaussian):
         scale: radius of the sphere. Doubling it shifts gamma by 2 log 2: tune one of the two. At
             radius 1 the useful range of gamma does not depend on D.
     """
-
-    def __init__(self, embedding: nn.Embedding, schedule: Schedule, *, scale: float = 1.0) -> None:
-        super().__init__(embedding, schedule)
-        if scale <= 0:
-            raise ValueError(f"embedding process: scale must be positive, not {scale}")
-        self.scale = scale
 
     @once
     def codebook(self) -> Tensor:
@@ -36,10 +30,6 @@ class Embedding(Gaussian):
     def place(self, rows: Tensor) -> Tensor:
         """Embeddings `(..., D)` on the sphere."""
         return F.normalize(rows, dim=-1) * self.scale
-
-    @property
-    def power(self) -> float:
-        return self.scale**2 / self.state_width
 
     def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         # all points have one norm, whose term is a constant: one matrix product is enough

@@ -15,15 +15,11 @@ from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from textdiff.noise import Noise
-from textdiff.process.process import Process
-
-
-def column(t: Tensor, like: Tensor) -> Tensor:
-    """`t` of shape (), (B,) or (B, L), ready to broadcast against `(B, L, D)`."""
-    return t.reshape(t.shape + (1,) * (like.dim() - t.dim()))
+from textdiff.process.process import Process, column
+from textdiff.schedule import Schedule
 
 
 class Gaussian(Process):
@@ -162,8 +158,29 @@ class Gaussian(Process):
         return torch.addcmul(product, (alpha / sigma) ** 2, codebook.square().sum(-1), value=-0.5)
 
     def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
-        """Posterior mean beside the state scaled to unit variance, `(B, L, F)`."""
-        alpha, sigma = self.schedule(column(t, x_t))
-        variance = alpha**2 * self.power + sigma**2
+        """Posterior mean and what stands beside it, `(B, L, F)`."""
         posterior = super().features(x_t, t, log_posterior)
-        return torch.cat([posterior, (x_t / variance.sqrt()).to(posterior)], dim=-1)
+        return torch.cat([posterior, self.beside(x_t, t).to(posterior)], dim=-1)
+
+    def beside(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The state as the network reads it: scaled to unit variance."""
+        alpha, sigma = self.schedule(column(t, x_t))
+        return x_t / (alpha**2 * self.power + sigma**2).sqrt()
+
+
+class Scaled(Gaussian):
+    """Clean points of one root mean square radius, `scale`.
+
+    Raises:
+        ValueError: a scale that is not positive.
+    """
+
+    def __init__(self, embedding: nn.Embedding, schedule: Schedule, *, scale: float = 1.0) -> None:
+        super().__init__(embedding, schedule)
+        if not scale > 0:
+            raise ValueError(f"process: scale must be positive, not {scale}")
+        self.scale = scale
+
+    @property
+    def power(self) -> float:
+        return self.scale**2 / self.state_width

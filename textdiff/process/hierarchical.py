@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from textdiff.noise import Noise, category
-from textdiff.process.gaussian import column
+from textdiff.process.process import column
 from textdiff.process.tokens import TINY, Tokens, still_kept
 from textdiff.schedule import Schedule
 

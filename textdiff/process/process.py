@@ -27,6 +27,16 @@ def scaled(rows: Tensor) -> Tensor:
     return F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
 
 
+def column(t: Tensor, like: Tensor) -> Tensor:
+    """`t` of shape (), (B,) or (B, L), ready to broadcast against `(B, L, D)`."""
+    return t.reshape(t.shape + (1,) * (like.dim() - t.dim()))
+
+
+def keep(mask: Tensor, new: Tensor, given: Tensor) -> Tensor:
+    """`new` where `mask (B, L)`, `given` elsewhere; states `(B, L, ...)` of any process."""
+    return torch.where(column(mask, new), new, given)
+
+
 @dataclass
 class Seen:
     """What a denoiser reads of noisy tokens; every token's follows from its own state and time.

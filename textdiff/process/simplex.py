@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from textdiff.fixed import once
 from textdiff.noise import nucleus
-from textdiff.process.embedding import Embedding
-from textdiff.process.gaussian import Gaussian, column
+from textdiff.process.gaussian import Gaussian, Scaled
+from textdiff.process.process import column
 from textdiff.schedule import Schedule
 
 
@@ -96,15 +96,14 @@ class Simplex(Gaussian):
         alpha, sigma = self.schedule(column(t, x_t))
         return 2 * alpha / sigma**2 * x_t
 
-    def features(self, x_t: Tensor, t: Tensor, log_posterior: Tensor) -> Tensor:
-        """Posterior mean beside the mean embedding under softmax(K x_t), `(B, L, 2 D)`."""
+    def beside(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The mean embedding under softmax(K x_t)."""
         alpha, sigma = self.schedule(column(t, x_t))
         unit = self.half_width / (alpha**2 + sigma**2).sqrt()  # K where the variance is constant
-        read = self.reread(torch.softmax(unit * x_t, -1))
-        return torch.cat([super(Gaussian, self).features(x_t, t, log_posterior), read], -1)
+        return self.reread(torch.softmax(unit * x_t, -1))
 
 
-class LinearSimplex(Embedding):
+class LinearSimplex(Scaled):
     """State `(B, L, D)`: noisy corners of the simplex as a linear layer W sees them, noise made white.
 
     Clean points have different norms, the less the more tokens there are that look like them.
@@ -127,9 +126,3 @@ class LinearSimplex(Embedding):
             covariance = covariance + ridge * torch.eye(len(covariance)).to(table)
             white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), table.T, upper=False)
         return white.T * self.scale * (len(table) / table.shape[1]) ** 0.5
-
-    def encode(self, ids: Tensor) -> Tensor:
-        return Gaussian.encode(self, ids)
-
-    def log_likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
-        return Gaussian.log_likelihood(self, x_t, t)

@@ -2,7 +2,7 @@
 
 from textdiff.sampler.given import GIVEN, Replacing, Resampling
 from textdiff.sampler.ode import ODE
-from textdiff.sampler.sampler import DDIM, Confidence, Predict, Renoise, Sampler, keep, precision
+from textdiff.sampler.sampler import DDIM, Confidence, Predict, Renoise, Sampler
 from textdiff.sampler.solver import (
     AnnealedLangevin,
     Churn,
@@ -43,6 +43,4 @@ __all__ = [
     "Replacing",
     "Resampling",
     "Sampler",
-    "keep",
-    "precision",
 ]

@@ -11,7 +11,8 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from textdiff.sampler.sampler import Predict, Sampler, keep
+from textdiff.process import keep
+from textdiff.sampler.sampler import Predict, Sampler
 from textdiff.schedule import Schedule
 
 
@@ -65,4 +66,9 @@ class Resampling(Sampler):
         return x_s, history
 
 
-GIVEN = ("conditional", "replace", "repaint")
+# how tokens are held given, and what goes around a sampler for it
+GIVEN: dict[str, tuple[type[Predict], type[Resampling] | None]] = {
+    "conditional": (Predict, None),
+    "replace": (Replacing, None),
+    "repaint": (Replacing, Resampling),
+}

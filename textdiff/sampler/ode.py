@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from textdiff.process.gaussian import column
+from textdiff.process import column
 from textdiff.sampler.sampler import Predict
 from textdiff.sampler.solver import Solver
 from textdiff.schedule import Schedule

@@ -20,21 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textdiff.decoder import Decoder, one_hot
+from textdiff.hardware import precision
 from textdiff.noise import Noise
 from textdiff.packing import PickedNoise, pick, places, put
 from textdiff.process import Seen
 from textdiff.schedule import Schedule
 from textdiff.transformer import Context
-
-
-def keep(mask: Tensor, new: Tensor, given: Tensor) -> Tensor:
-    """`new` where `mask (B, L)`, `given` elsewhere; states `(B, L, ...)` of any process."""
-    return torch.where(mask.reshape(mask.shape + (1,) * (new.dim() - 2)), new, given)
-
-
-def precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """The network's own precision; all arithmetic around it stays in float32."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 class Predict:

@@ -14,7 +14,7 @@ Every class is one step. `steps` counts network evaluations: a step that needs t
 import torch
 from torch import Tensor
 
-from textdiff.process.gaussian import column
+from textdiff.process import column
 from textdiff.sampler.sampler import Predict, Sampler
 from textdiff.schedule import Schedule
 
