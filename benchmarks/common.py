@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import json
+import math
 import os
 import platform
 import shlex
@@ -55,7 +56,7 @@ class StepClock(L.Callback):
 
     def mean(self, skip: int = 10) -> float:
         """Seconds a step, long batches and short ones: what a budget needs."""
-        return statistics.mean(self.gaps()[skip:] or self.gaps())  # of a few steps all
+        return statistics.mean(self.gaps()[skip:] or self.gaps() or [math.nan])  # of a few steps all
 
     def gaps(self) -> list[float]:
         """Seconds of every step but the first."""

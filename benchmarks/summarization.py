@@ -94,6 +94,10 @@ def arguments() -> argparse.Namespace:
         parser.error("--distill_only: leave out --distill_start and --equal_examples")
     if options.distill and not (options.train_file and options.validation_file):
         parser.error("--distill writes a training file anew: give --train_file and --validation_file")
+    if options.distill_only and set(options.train_only or []) - {"autoregressive"}:
+        parser.error(
+            "--train_only: of --distill_only the twin alone is trained before its texts are there"
+        )
     if any(name.endswith(DISTILLED) for name in options.train_only or []):
         parser.error(
             "--train_only: distilled systems are trained after their teacher, by the whole command"

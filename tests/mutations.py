@@ -331,6 +331,27 @@ BUGS = [
         "infill",
     ),
     Bug(
+        "texts of training in batches of any size",
+        "data.py",
+        "return min(64, self.hparams.eval_batch_size)",
+        "return 64",
+        "report",
+    ),
+    Bug(
+        "likelihoods in batches of any size",
+        "commands.py",
+        '{"eval_batch_size": batch_size}',
+        "{}",
+        "evaluation",
+    ),
+    Bug(
+        "the first token is no separator",
+        "tokenizer.py",
+        "self.eos_id if sep is None else sep",
+        "sep or self.eos_id",
+        "tokenizer",
+    ),
+    Bug(
         "a named decoder is cooled",
         "options.py",
         '"decoder" not in options and (sized',
@@ -340,15 +361,15 @@ BUGS = [
     Bug(
         "a loaded model is moved nowhere without a word",
         "api.py",
-        'isinstance(model, TextModel) and device != "auto"',
+        'isinstance(model, TextModel) and device not in ("auto", str(model.device), model.device.type)',
         "False",
         "api",
     ),
     Bug(
         "sources of prefix models are not sorted",
         "generation.py",
-        "lengths = task.hidden",
-        "lengths = [0] * len(task)",
+        "[max(count - 1, 0) for count in task.hidden]",
+        "[0] * len(task)",
         "api",
     ),
     Bug(

@@ -279,8 +279,9 @@ def test_pipeline(model, free):
     assert write("Rain", length=9)[0]["generated_text"].startswith("Rain")
     with pytest.raises(ValueError, match="unknown task 'translation'; choose one of: summarization"):
         textdiff.pipeline("translation", model)
-    with pytest.raises(ValueError, match="device: this model is loaded; move it"):
+    with pytest.raises(ValueError, match="device: this model is on cpu; move it"):
         textdiff.pipeline("summarization", model, device="cuda")
+    assert textdiff.pipeline("summarization", model, device="cpu", steps=2)(SOURCES[0])
 
 
 def test_save_and_load(model, tmp_path):
@@ -639,6 +640,6 @@ def test_batches_of_long_sources_are_small(trained):
     sources = [[5] * n for n in (10, 48, 48, 96, 96, 480)]
     task = generation.Task(sources, [[]] * 6, [0] * 6)
     assert generation.batches(task, 4, 48, False) == [[0, 1, 2], [3, 4], [5]]
-    hidden = [9, 2, 9, 2, 4, 4]  # sources of a prefix model
+    hidden = [49, 2, 49, 2, 4, 4]  # sources of a prefix model, the longest of 48 tokens and <sep>
     task = generation.Task(None, [[1]] * 6, hidden, 1)
     assert generation.batches(task, 2, 48, False) == [[1, 3], [4, 5], [0, 2]]

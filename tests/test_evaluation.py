@@ -114,7 +114,7 @@ def test_texts_are_evaluated_as_they_would_be_written(trained, held, capsys):
     texts = capsys.readouterr().out.splitlines()
     expected = summarization_report(texts, [r["target"] for r in rows], [r["source"] for r in rows])
     assert {key: found[key] for key in expected} == pytest.approx(expected)
-    assert found["nfe"] == 3
+    assert found["nfe"] == 6
     for name in WRITING:
         with pytest.raises(SystemExit, match=f"--{name} is for --metric rouge, not nll"):
             main(["evaluate", model, str(held), f"--{name}", "2"])
@@ -122,6 +122,22 @@ def test_texts_are_evaluated_as_they_would_be_written(trained, held, capsys):
     add_writing(writing)
     both = {"help", "steps", "batch_size", "seed", "device"}
     assert {action.dest for action in writing._actions} == {*WRITING, *both}
+
+
+@pytest.mark.parametrize("metric", ["nll", "rouge"])
+def test_batches_of_evaluation_are_as_large_as_asked_for(trained, held, capsys, monkeypatch, metric):
+    sizes, kind = [], type(load(trained / "model", "cpu"))
+    for name in ("nats", "write"):
+        whole = getattr(kind, name)
+
+        def counted(model, batch, *args, whole=whole, **options):
+            sizes.append(len(batch["ids"]) if isinstance(batch, dict) else len(batch.index))
+            return whole(model, batch, *args, **options)
+
+        monkeypatch.setattr(kind, name, counted)
+    args = ["--metric", metric, "--batch_size", "5", *["--evaluations", "1"] * (metric == "nll")]
+    main(["evaluate", str(trained / "model"), str(held), *args])
+    assert sum(sizes) == 12 and max(sizes) <= 5
 
 
 @pytest.mark.parametrize("language", [*FOREIGN, "English", "French"])
@@ -210,7 +226,7 @@ def test_the_directions_of_a_density_that_is_given_none():
     """64 of them, which take a minute: they are not followed here."""
     process = exact_process("embedding")
     usual, told = (find_bound("ode", process, evaluations=some) for some in (None, 64))
-    assert usual.keywords["probes"] == told.keywords["probes"] == 64
+    assert usual.keywords["evaluations"] == told.keywords["evaluations"] == 64
 
 
 def test_a_density_without_chance_is_near_that_of_eight_directions():

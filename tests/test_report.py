@@ -109,3 +109,21 @@ def test_a_curve_has_one_point_a_step():
         trainer.global_step, trainer.callback_metrics["loss"] = step, loss
         curve.note(trainer, "loss")
     assert curve.curves["loss"] == [(10, 3.0), (20, 2.0)]
+
+
+def test_texts_are_written_in_batches_no_larger_than_those_of_evaluation(tmp_path, files, monkeypatch):
+    """At a validation and at the end: logits of a large vocabulary must fit the memory."""
+    from textdiff import train
+
+    sizes: dict[str, list[int]] = {"train": [], "report": []}
+    for module in (train, report):
+        whole, name = module.generate_texts, module.__name__.rpartition(".")[2]
+
+        def counted(*args, whole=whole, name=name, **options):
+            sizes[name].append(options["batch_size"])
+            return whole(*args, **options)
+
+        monkeypatch.setattr(module, "generate_texts", counted)
+    few = {"data__eval_batch_size": 3, "report__examples": 4, "model__validation_examples": 4}
+    run_training(tmp_path, **files, trainer__max_steps=2, **few)
+    assert set(sizes["train"]) == set(sizes["report"]) == {3}

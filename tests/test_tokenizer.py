@@ -61,6 +61,11 @@ def test_special_ids_come_first_and_never_from_text(tokenizer):
         assert all(0 <= index < len(tokenizer) for index in ids)
 
 
+def test_a_separator_may_be_the_first_token():
+    backend = Backend(models.WordLevel({"<sep>": 0, "a": 1}, unk_token="a"))
+    assert Tokenizer(backend, "<pad>", "<eos>").sep_id == 0
+
+
 def test_a_word_is_the_same_token_first_and_in_the_middle(tokenizer):
     first, middle = tokenizer.encode(["team", "red team"])
     assert len(first) == 1

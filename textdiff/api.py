@@ -167,8 +167,8 @@ def pipeline(
         "text-generation": ("prompt", "generated_text"),
     }
     given, key = find("task", task, tasks)
-    if isinstance(model, TextModel) and device != "auto":
-        raise ValueError(f"device: this model is loaded; move it by model.to({device!r})")
+    if isinstance(model, TextModel) and device not in ("auto", str(model.device), model.device.type):
+        raise ValueError(f"device: this model is on {model.device}; move it by model.to({device!r})")
     loaded = opened(model, device)
     defaults = with_rescorer(defaults, loaded)
 

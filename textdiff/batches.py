@@ -132,7 +132,7 @@ class Batches(Sampler[Rows]):
 
 @dataclass(frozen=True)
 class Collator(Dataset):
-    """Pads `Rows`; `layout` is "none" (unconditional), "cross" or "prefix"."""
+    """Pads `Rows`; `conditioning` is "none" (unconditional), "cross" or "prefix"."""
 
     conditioning: str
     pad_id: int

@@ -23,7 +23,7 @@ def find(what: str, name: str, known: Mapping[str, T]) -> T:
     Raises:
         ValueError: nothing is.
     """
-    if name not in known:
+    if name not in list(known):  # a list has no hash
         raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(known)}")
     return known[name]
 

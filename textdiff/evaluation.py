@@ -87,7 +87,7 @@ def likelihood(
 
 
 def written(model: TextModel, data: TextData, **options: Any) -> dict[str, Any]:
-    """ROUGE, BLEU and the like of texts written for the sources of the file, and their `nfe`.
+    """ROUGE, BLEU and the like of texts written for the sources of the file, and the `nfe` of a text.
 
     They name the `tokenizer` of ROUGE and BLEU where it is not the default one.
 
@@ -101,5 +101,6 @@ def written(model: TextModel, data: TextData, **options: Any) -> dict[str, Any]:
     made = generate_texts(model, sources, **{"dtype": "auto"} | options)
     references = [example.references for example in examples]
     tokenizer = tokenizer_for(references)
-    row = {"nfe": made.nfe} | summarization_report(made.texts, references, sources, tokenizer)
+    nfe = made.nfe * options.get("candidates", 1)
+    row = {"nfe": nfe} | summarization_report(made.texts, references, sources, tokenizer)
     return row if tokenizer == "default" else row | {"tokenizer": tokenizer}

@@ -183,7 +183,7 @@ def prepare(
 
 def batches(task: Task, batch_size: int, most: int, progress: bool) -> Sequence[list[int]]:
     """Row numbers of every batch, of similar source lengths; fewer of sources longer than `most`."""
-    lengths = task.hidden  # of a source that stands in the text
+    lengths = [max(count - 1, 0) for count in task.hidden]  # sources in the text end in <sep>
     if task.sources is not None:
         lengths = [len(task.sources[row // task.candidates]) for row in range(len(task))]
     parts = portions(lengths, batch_size, most)

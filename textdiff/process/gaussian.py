@@ -178,7 +178,7 @@ class Scaled(Gaussian):
     def __init__(self, embedding: nn.Embedding, schedule: Schedule, *, scale: float = 1.0) -> None:
         super().__init__(embedding, schedule)
         if not scale > 0:
-            raise ValueError(f"process: scale must be positive, not {scale}")
+            raise ValueError(f"{type(self).__name__}: scale must be positive, not {scale}")
         self.scale = scale
 
     @property
