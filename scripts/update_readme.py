@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -223,16 +223,14 @@ def each(values: Sequence[str]) -> str:
     return values[0] if len(set(values)) == 1 else " / ".join(values)
 
 
-def unconditional() -> str:
-    """All results of text from nothing, with samples, and of texts written block by block."""
-    parts = []
-    for stem, result in results("unconditional"):
-        title = f"**{result['dataset']}**, written from nothing: {budget(result)}, one training seed."
-        parts += [title, table(result, FREE), f"![perplexity against entropy](results/{stem}.png)"]
-        last = {row["system"]: row for row in result["rows"] if "examples_shown" in row}
-        shown = [f"> {name}, {how(row)}: {row['examples_shown'][0]}" for name, row in last.items()]
-        parts += ["Samples, the first of the last row of every system:", "\n>\n".join(shown)]
-        parts += long_texts(result["long"]) if "long" in result else []
+def unconditional(stem: str, result: dict[str, Any]) -> str:
+    """Text from nothing, with samples, and of texts written block by block."""
+    title = f"**{result['dataset']}**, written from nothing: {budget(result)}, one training seed."
+    parts = [title, table(result, FREE), f"![perplexity against entropy](results/{stem}.png)"]
+    last = {row["system"]: row for row in result["rows"] if "examples_shown" in row}
+    shown = [f"> {name}, {how(row)}: {row['examples_shown'][0]}" for name, row in last.items()]
+    parts += ["Samples, the first of the last row of every system:", "\n>\n".join(shown)]
+    parts += long_texts(result["long"]) if "long" in result else []
     return "\n\n".join(parts)
 
 
@@ -279,63 +277,58 @@ def control_row(
     return line([*cells, f"{mean:.1f} ({100 * (mean / free - 1):+.0f} %)", f"{distinct:.1f}"])
 
 
-def control() -> str:
-    """All results of steering: by classifiers at every weight, all together, by words; samples."""
-    parts = []
-    for stem, result in results("control"):
-        names = list(result["accuracy_on_test_texts"])
-        shared = ["process", "controls"], ["perplexity", "distinct-2 %"]
-        lines = head([*shared[0], *(f"{name} %" for name in names), *shared[1]], 2)
-        more, samples = head([*shared[0], "success %", *shared[1]], 2), []
-        for process, told in result["processes"].items():
-            rows = [(row, f"one, weight {row['weight']:g}") for row in told["curve"][1:]]
-            rows = [(told["curve"][0], "none"), *rows, (told["unguided"], "none, other seed")]
-            rows.append((told["guided"], f"one, weight {told['chosen_weight']:g}, other seed"))
-            first = len(told["curve"])
-            for i, (row, what) in enumerate(rows):
-                free = told["curve"][0]["perplexity"] if i < first else told["unguided_perplexity"]
-                labels = [wanted.split("=")[0] for wanted in row["examples_shown"]]
-                rates = [(row["rates"][name], labels.count(name) * result["samples"]) for name in names]
-                lines.append(control_row(process, free, what, rates, row))
-            free = told["unguided_perplexity"]
-            everything = f"all attributes at once, weight {told['chosen_weight']:g}"
-            row = told["all_attributes"]
-            texts = round(row["texts"]["mean"])
-            more.append(control_row(process, free, everything, [(row["all_right"], texts)], row))
-            row = told["must_contain"]
-            rates = [(row["contained"], round(row["texts"]["mean"]))]
-            more.append(control_row(process, free, "a word that must occur", rates, row))
-            shown = list(told["guided"]["examples_shown"].items())[::3]
-            samples += [f"> {wanted}: {texts[0]}" for wanted, texts in shown]
-        title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
-        title += f"for; {budget(result)}, one training seed. "
-        title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}. "
-        title += "The judge (the guide) is right on "
-        judged = result["accuracy_on_test_texts"]
-        title += ", ".join(
-            f"{judged[name]['judge']:.0f} ({judged[name]['guide']:.0f}) % ({name})" for name in names
-        )
-        title += " of the test texts. In brackets: 95 % intervals (Wilson) of the texts made, one seed."
-        plot = f"![success against perplexity](results/{stem}.png)"
-        parts += [title, "\n".join(lines), "\n".join(more), origin(result), plot]
-        parts += ["Samples, the first of every third label steered to:", "\n>\n".join(samples)]
+def control(stem: str, result: dict[str, Any]) -> str:
+    """Steering: by classifiers at every weight, all together, by words; samples."""
+    names = list(result["accuracy_on_test_texts"])
+    shared = ["process", "controls"], ["perplexity", "distinct-2 %"]
+    lines = head([*shared[0], *(f"{name} %" for name in names), *shared[1]], 2)
+    more, samples = head([*shared[0], "success %", *shared[1]], 2), []
+    for process, told in result["processes"].items():
+        rows = [(row, f"one, weight {row['weight']:g}") for row in told["curve"][1:]]
+        rows = [(told["curve"][0], "none"), *rows, (told["unguided"], "none, other seed")]
+        rows.append((told["guided"], f"one, weight {told['chosen_weight']:g}, other seed"))
+        first = len(told["curve"])
+        for i, (row, what) in enumerate(rows):
+            free = told["curve"][0]["perplexity"] if i < first else told["unguided_perplexity"]
+            labels = [wanted.split("=")[0] for wanted in row["examples_shown"]]
+            rates = [(row["rates"][name], labels.count(name) * result["samples"]) for name in names]
+            lines.append(control_row(process, free, what, rates, row))
+        free = told["unguided_perplexity"]
+        everything = f"all attributes at once, weight {told['chosen_weight']:g}"
+        row = told["all_attributes"]
+        texts = round(row["texts"]["mean"])
+        more.append(control_row(process, free, everything, [(row["all_right"], texts)], row))
+        row = told["must_contain"]
+        rates = [(row["contained"], round(row["texts"]["mean"]))]
+        more.append(control_row(process, free, "a word that must occur", rates, row))
+        shown = list(told["guided"]["examples_shown"].items())[::3]
+        samples += [f"> {wanted}: {texts[0]}" for wanted, texts in shown]
+    title = f"**{result['dataset']}**, steered to labels and words that the model was not trained "
+    title += f"for; {budget(result)}, one training seed. "
+    title += f"Perplexity of the test texts: {result['data_perplexity']:.1f}. "
+    title += "The judge (the guide) is right on "
+    judged = result["accuracy_on_test_texts"]
+    title += ", ".join(
+        f"{judged[name]['judge']:.0f} ({judged[name]['guide']:.0f}) % ({name})" for name in names
+    )
+    title += " of the test texts. In brackets: 95 % intervals (Wilson) of the texts made, one seed."
+    plot = f"![success against perplexity](results/{stem}.png)"
+    parts = [title, "\n".join(lines), "\n".join(more), origin(result), plot]
+    parts += ["Samples, the first of every third label steered to:", "\n>\n".join(samples)]
     return "\n\n".join(parts)
 
 
-def samplers() -> str:
+def samplers(stem: str, result: dict[str, Any]) -> str:
     """ROUGE-L of every sampler at every number of evaluations."""
-    parts = []
-    for _, result in results("samplers"):
-        steps = list(result["rows"][0]["rougeL"])
-        lines = head(["sampler", "temperature", *(f"{n} steps" for n in steps)], 1)
-        for row in result["rows"]:
-            scores = [f"{row['rougeL'][n]:.1f} / {row['bleu'][n]:.1f}" for n in steps]
-            name = "any" if row["how"] == "confidence" else f"{row['temperature']:g}"
-            lines.append(line([row["how"], name, *scores]))
-        title = f"ROUGE-L / BLEU of {result['texts']} validation texts of {result['dataset']}, model of "
-        title += f"process `{result['rows'][0]['system']}`:"
-        parts.append("\n\n".join([title, "\n".join(lines), origin(result)]))
-    return "\n\n".join(parts)
+    steps = list(result["rows"][0]["rougeL"])
+    lines = head(["sampler", "temperature", *(f"{n} steps" for n in steps)], 1)
+    for row in result["rows"]:
+        scores = [f"{row['rougeL'][n]:.1f} / {row['bleu'][n]:.1f}" for n in steps]
+        name = "any" if row["how"] == "confidence" else f"{row['temperature']:g}"
+        lines.append(line([row["how"], name, *scores]))
+    title = f"ROUGE-L / BLEU of {result['texts']} validation texts of {result['dataset']}, model of "
+    title += f"process `{result['rows'][0]['system']}`:"
+    return "\n\n".join([title, "\n".join(lines), origin(result)])
 
 
 def guide() -> str:
@@ -348,88 +341,72 @@ def guide() -> str:
     return "\n".join([f"{title}`{result['rows'][0]['system']}`:", "", *lines])
 
 
-def likelihoods() -> str:
+def likelihoods(stem: str, result: dict[str, Any]) -> str:
     """Bits a token of every model under every bound."""
-    parts = []
-    for _, result in results("likelihood"):
-        lines = head(["system", "kind", "bits a token", "bits a character"], 2)
-        for row in result["rows"]:
-            bits = f"{row['bits_per_token']:.3f} ± {2 * row['standard_error']:.3f}"
-            lines.append(line([row["system"], row["kind"], bits, f"{row['bits_per_character']:.3f}"]))
-        title = (
-            f"**{result['dataset']}**, likelihood of {result['rows'][0]['texts']} test texts given their "
-        )
-        title += "sources, end of text and length included (± two standard errors over texts)."
-        parts.append("\n\n".join([title, "\n".join(lines), origin(result)]))
-    return "\n\n".join(parts)
+    lines = head(["system", "kind", "bits a token", "bits a character"], 2)
+    for row in result["rows"]:
+        bits = f"{row['bits_per_token']:.3f} ± {2 * row['standard_error']:.3f}"
+        lines.append(line([row["system"], row["kind"], bits, f"{row['bits_per_character']:.3f}"]))
+    title = f"**{result['dataset']}**, likelihood of {result['rows'][0]['texts']} test texts given their "
+    title += "sources, end of text and length included (± two standard errors over texts)."
+    return "\n\n".join([title, "\n".join(lines), origin(result)])
 
 
-def characters() -> str:
+def characters(stem: str, result: dict[str, Any]) -> str:
     """Bits a character of every system on one stream, and what they write from nothing."""
-    parts = []
-    for stem, result in results("characters"):
-        lines = head(["system", "kind", "bits a character"], 2)
-        for row in result["rows"]:
-            bits = f"{row['bits_per_token']:.3f} ± {2 * row['standard_error']:.3f}"
-            lines.append(line([row["system"], row["kind"], bits]))
-        first = result["rows"][0]
-        title = f"**{result['dataset']}**: {budget(result)}, one training seed; {first['tokens']:,} "
-        title += f"characters of {result['split']} text in {first['texts']:,} pieces, "
-        title += "end of text and lengths included (± two standard errors over pieces)."
-        plot = f"![bits a character](results/{stem}.png)"
-        written = table(result | {"rows": result["samples"]}, WORDS)
-        shown = result["samples"][-1]["examples_shown"][:2]
-        quoted = "\n>\n".join(f"> {text}" for text in shown)
-        parts += [title, "\n".join(lines), plot, "Written from nothing:", written]
-        parts += ["Samples of the last row:", quoted]
+    lines = head(["system", "kind", "bits a character"], 2)
+    for row in result["rows"]:
+        bits = f"{row['bits_per_token']:.3f} ± {2 * row['standard_error']:.3f}"
+        lines.append(line([row["system"], row["kind"], bits]))
+    first = result["rows"][0]
+    title = f"**{result['dataset']}**: {budget(result)}, one training seed; {first['tokens']:,} "
+    title += f"characters of {result['split']} text in {first['texts']:,} pieces, "
+    title += "end of text and lengths included (± two standard errors over pieces)."
+    plot = f"![bits a character](results/{stem}.png)"
+    written = table(result | {"rows": result["samples"]}, WORDS)
+    shown = result["samples"][-1]["examples_shown"][:2]
+    quoted = "\n>\n".join(f"> {text}" for text in shown)
+    parts = [title, "\n".join(lines), plot, "Written from nothing:", written]
+    parts += ["Samples of the last row:", quoted]
     return "\n\n".join(parts)
 
 
-def infillings() -> str:
+def infillings(stem: str, result: dict[str, Any]) -> str:
     """Every way to write missing words."""
-    parts = []
-    for stem, result in results("infilling"):
-        title = f"**{result['dataset']}**, a third of the words of {result['texts']} test texts missing:"
-        plot = f"![quality against steps](results/{stem}.png)"
-        parts.append(f"{title}\n\n{table(result, GAPS)}\n\n{plot}")
-    return "\n\n".join(parts)
+    title = f"**{result['dataset']}**, a third of the words of {result['texts']} test texts missing:"
+    plot = f"![quality against steps](results/{stem}.png)"
+    return f"{title}\n\n{table(result, GAPS)}\n\n{plot}"
 
 
-def repairs() -> str:
+def repairs(stem: str, result: dict[str, Any]) -> str:
     """Wrong tokens mended, by share of them."""
-    parts = []
-    for _, result in results("repair"):
-        texts = result["rows"][0]["texts"]
-        title = f"**{result['dataset']}**, {texts} test texts, tokens replaced at random:"
-        parts.append(f"{title}\n\n{table(result, REPAIRS)}")
-    return "\n\n".join(parts)
+    texts = result["rows"][0]["texts"]
+    title = f"**{result['dataset']}**, {texts} test texts, tokens replaced at random:"
+    return f"{title}\n\n{table(result, REPAIRS)}"
 
 
-def latencies() -> str:
+def latencies(stem: str, result: dict[str, Any]) -> str:
     """Milliseconds a text of every model at every size of batch."""
-    parts = []
-    for stem, result in results("latency"):
-        sizes = sorted({row["batch_size"] for row in result["rows"]})
-        worth = "quality" in result
-        heads = ["model", "how", "NFE", *(["ROUGE-L"] if worth else [])]
-        lines = head([*heads, *(f"ms a text, batch {size}" for size in sizes)], 2)
-        for row in result["rows"]:
-            if row["batch_size"] == sizes[0]:
-                key = row["model"], row["how"]
-                same = [one for one in result["rows"] if (one["model"], one["how"]) == key]
-                times = {one["batch_size"]: one["seconds_per_text"] for one in same}
-                cells = [row["model"], row["how"], str(row["nfe"])]
-                cells += [f"{row['rougeL']:.1f}" if "rougeL" in row else ""] if worth else []
-                for size in sizes:
-                    low, middle, high = (1000 * times[size][name] for name in ("low", "median", "high"))
-                    cells.append(f"{middle:.1f} ({low:.1f} to {high:.1f})")
-                lines.append(line(cells))
-        title = f"**{result['dataset']}**, {result['texts']} texts, median (range) of {result['rounds']} "
-        title += f"rounds, {result['dtype']}"
-        title += f", ROUGE-L of `{Path(result['quality']).stem}`:" if worth else ":"
-        plot = f"![{'quality' if worth else 'steps'} against time](results/{stem}.png)"
-        parts.append("\n\n".join([title, "\n".join(lines), origin(result), plot]))
-    return "\n\n".join(parts)
+    sizes = sorted({row["batch_size"] for row in result["rows"]})
+    worth = "quality" in result
+    heads = ["model", "how", "NFE", *(["ROUGE-L"] if worth else [])]
+    lines = head([*heads, *(f"ms a text, batch {size}" for size in sizes)], 2)
+    for row in result["rows"]:
+        if row["batch_size"] == sizes[0]:
+            key = row["model"], row["how"]
+            same = [one for one in result["rows"] if (one["model"], one["how"]) == key]
+            times = {one["batch_size"]: one["seconds_per_text"] for one in same}
+            cells = [row["model"], row["how"], str(row["nfe"])]
+            cells += [f"{row['rougeL']:.1f}" if "rougeL" in row else ""] if worth else []
+            for size in sizes:
+                low, middle, high = (1000 * times[size][name] for name in ("low", "median", "high"))
+                cells.append(f"{middle:.1f} ({low:.1f} to {high:.1f})")
+            lines.append(line(cells))
+    title = f"**{result['dataset']}**, {result['texts']} texts, median (range) of {result['rounds']} "
+    title += f"rounds, {result['dtype']}"
+    title += f", ROUGE-L of `{Path(result['quality']).stem}`:" if worth else ":"
+    plot = f"![{'quality' if worth else 'steps'} against time](results/{stem}.png)"
+    return "\n\n".join([title, "\n".join(lines), origin(result), plot])
 
 
 def long_sources() -> str:
@@ -497,35 +474,33 @@ def checks() -> str:
     return "\n\n".join(parts)
 
 
-def ablations() -> str:
+def ablations(stem: str, result: dict[str, Any]) -> str:
     """Every lever of every round, its seeds together, beside the default of its round."""
-    parts = []
-    for stem, result in results("ablation"):
-        columns, tested = list(result["rows"][0]["rougeL"]), any("test" in row for row in result["rows"])
-        heads = ["lever", "steps", "seeds", "s / step"]
-        heads += [f"{key} ROUGE-L / BLEU" for key in columns] + ["mean above default"]
-        heads += [f"test: {key} ROUGE-L / BLEU" for key in columns if tested]
-        lines, groups = head(heads, 1), defaultdict(list)
-        for row in result["rows"]:
-            groups[row["round"], row["lever"]].append(row)
-        rounds = {number for number, _ in groups}
-        gained = {n: gains([row for row in result["rows"] if row["round"] == n]) for n in rounds}
-        for (number, lever), rows in groups.items():
-            above = gained[number][lever]
-            told = f"{mean(above):+.1f}"
-            if len(rows) > 1 and lever != "default":
-                told += f" ({min(above):+.1f} to {max(above):+.1f})"
-            seeds = ", ".join(str(row["seed"]) for row in rows)
-            pace = f"{mean(row['step_seconds'] for row in rows):.2f}"
-            cells = [lever, f"{rows[0]['steps']:,}", seeds, pace, *scores(rows, columns), told]
-            if tested:
-                wrote = "test" in rows[0]  # those of the last round alone
-                cells += scores([row["test"] for row in rows], columns) if wrote else [""] * len(columns)
-            lines.append(line(cells))
-        title = f"**{result['dataset']}**, {result['system']}, {result['texts']} validation texts"
-        title += f" (and {result['test_texts']} test texts):" if tested else ":"
-        plot = f"![gain of every lever](results/{stem}.png)"
-        parts += [title, plot, folded("\n".join([*lines, "", origin(result)]))]
+    columns, tested = list(result["rows"][0]["rougeL"]), any("test" in row for row in result["rows"])
+    heads = ["lever", "steps", "seeds", "s / step"]
+    heads += [f"{key} ROUGE-L / BLEU" for key in columns] + ["mean above default"]
+    heads += [f"test: {key} ROUGE-L / BLEU" for key in columns if tested]
+    lines, groups = head(heads, 1), defaultdict(list)
+    for row in result["rows"]:
+        groups[row["round"], row["lever"]].append(row)
+    rounds = {number for number, _ in groups}
+    gained = {n: gains([row for row in result["rows"] if row["round"] == n]) for n in rounds}
+    for (number, lever), rows in groups.items():
+        above = gained[number][lever]
+        told = f"{mean(above):+.1f}"
+        if len(rows) > 1 and lever != "default":
+            told += f" ({min(above):+.1f} to {max(above):+.1f})"
+        seeds = ", ".join(str(row["seed"]) for row in rows)
+        pace = f"{mean(row['step_seconds'] for row in rows):.2f}"
+        cells = [lever, f"{rows[0]['steps']:,}", seeds, pace, *scores(rows, columns), told]
+        if tested:
+            wrote = "test" in rows[0]  # those of the last round alone
+            cells += scores([row["test"] for row in rows], columns) if wrote else [""] * len(columns)
+        lines.append(line(cells))
+    title = f"**{result['dataset']}**, {result['system']}, {result['texts']} validation texts"
+    title += f" (and {result['test_texts']} test texts):" if tested else ":"
+    plot = f"![gain of every lever](results/{stem}.png)"
+    parts = [title, plot, folded("\n".join([*lines, "", origin(result)]))]
     return "\n\n".join(parts)
 
 
@@ -553,20 +528,25 @@ def replace(text: str, marker: str, content: str) -> str:
     return re.sub(pattern, lambda found: found[1] + content + "\n" + found[2], text, flags=re.DOTALL)
 
 
-TABLES = {
+def every(kind: str, show: Callable[[str, dict[str, Any]], str]) -> Callable[[], str]:
+    """All results of a benchmark, one after the other."""
+    return lambda: "\n\n".join(show(stem, result) for stem, result in results(kind))
+
+
+TABLES: dict[str, Callable[[], str]] = {
     "headlines": headlines,
     "summaries": summaries,
-    "ablations": ablations,
-    "latencies": latencies,
+    "ablations": every("ablation", ablations),
+    "latencies": every("latency", latencies),
     "long_sources": long_sources,
-    "samplers": samplers,
+    "samplers": every("samplers", samplers),
     "guide": guide,
-    "likelihoods": likelihoods,
-    "characters": characters,
-    "unconditional": unconditional,
-    "infillings": infillings,
-    "repairs": repairs,
-    "control": control,
+    "likelihoods": every("likelihood", likelihoods),
+    "characters": every("characters", characters),
+    "unconditional": every("unconditional", unconditional),
+    "infillings": every("infilling", infillings),
+    "repairs": every("repair", repairs),
+    "control": every("control", control),
     "memories": memories,
     "checks": checks,
     "quickstart": lambda: "\n" + table(load("quickstart"), FACTS),
