@@ -190,7 +190,8 @@ def test_levers_of_several_seeds_on_one_line(monkeypatch):
     result = {"dataset": "x", "system": "diffusion", "texts": 2, "test_texts": 3, "rows": rows}
     monkeypatch.setattr(update_readme, "results", lambda _: [("stem", result)])
     monkeypatch.setattr(update_readme, "origin", lambda _: "origin")
-    lines = [line for line in update_readme.TABLES["ablations"]().splitlines() if line.startswith(("| d", "| w"))]
+    lines = update_readme.TABLES["ablations"]().splitlines()
+    lines = [line for line in lines if line.startswith(("| d", "| w"))]
     assert lines == [
         "| default | 9 | 0 | 1.00 | 21.0 / 19.0 | +0.0 |  |",
         "| wide | 9 | 0 | 1.00 | 24.0 / 22.0 | +3.0 |  |",
