@@ -345,7 +345,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     copies = {"equal_examples": options.processes[0]} if options.equal_examples else {}
     flags |= dict.fromkeys(copies, flags["autoregressive"])
     for name in students(options):
-        of_name = training_flags(options, name)
+        of_name = flags.get(name) or training_flags(options, name)
         flags[f"{name}{DISTILLED}"] = partial(distilled, options, name, of_name)
         copies |= {f"{name}{DISTILLED}": name} if name in flags else {}
     models, budgets = common.train_all(options, flags, copies)

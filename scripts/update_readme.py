@@ -154,7 +154,7 @@ def headlines() -> str:
 
 
 def headline(data: str) -> str:
-    """Single texts of every system, of diffusion in few numbers of steps, and all of several texts."""
+    """Single texts of every system, of diffusion in few steps; of several texts what was timed."""
     rows = load(f"summarization-{data}-distilled")["rows"]
     times: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for row in load(f"latency-{data}")["rows"]:

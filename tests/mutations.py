@@ -730,6 +730,13 @@ BUGS = [
         "twin",
     ),
     Bug(
+        "nats of other tokens",
+        "twin.py",
+        "put(nll.new_zeros(ids.shape), only, nll)",
+        "put(nll.new_zeros(ids.shape), only.flip(0), nll)",
+        "twin",
+    ),
+    Bug(
         "a length penalty that counts the prompt",
         "twin.py",
         "own = step + 1 - (writer.prompt[::k] != OPEN).sum(1, keepdim=True)",

@@ -246,10 +246,14 @@ def test_samples_are_new_at_every_step_and_for_every_text():
     assert len(set(map(tuple, texts))) == 50
 
 
-def test_the_loss_is_the_sum_over_prefixes():
-    model = make(label_smoothing=0.1)  # not in evaluation
+@pytest.mark.parametrize("pointer", [False, True])
+def test_the_loss_is_the_sum_over_prefixes(pointer):
+    model = make(label_smoothing=0.1, pointer=pointer)  # no smoothing in evaluation
     sources, targets = ragged(5), [[*text[:6], EOS] for text in ragged(5, seed=1)]
+    read = []
+    model.out.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[:2].numel()))
     losses = model.loss(batch(targets, sources), 0)
+    assert read == [sum(map(len, targets))]  # padding has no logits
     for row, (text, source) in enumerate(zip(targets, sources, strict=True)):
         for i, token in enumerate(text):
             expected = -next_log_probs(model, text[:i], source)[token]

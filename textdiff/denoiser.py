@@ -185,13 +185,13 @@ class Denoiser(nn.Module):
             visible = torch.cat([past.mask, valid], 1)
             h, _ = self.transformer(h, visible, context, past.states or None, place)
         read, log_posterior = pick(h, only), pick(seen.log_posterior, only)
-        logits = F.linear(self.out(read) * self.scale, self.process.table(), self.bias + self.bar)
+        read, table, bias = self.out(read) * self.scale, self.process.table(), self.bias + self.bar
         if self.pointer is None:
-            return logits + log_posterior
+            return F.linear(read, table, bias) + log_posterior
         # the mixture is what is known before the noisy token is seen: a copied word may be a rare one
         prior = self.process.log_prior
-        logits = self.pointer(h, logits + prior, context, only) + log_posterior
-        return logits.add_(self.bar - prior)
+        logits = self.pointer(h, F.linear(read, table, bias + prior), context, only)
+        return (logits + log_posterior).add_(self.bar - prior)
 
 
 def bar_of(vocabulary: int, barred: Iterable[int]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from textdiff.blocks import BlockWriter, check_blocks, cut_blocks
 from textdiff.classes import classes_of
-from textdiff.config import Config, build, named
+from textdiff.config import Config, build, find, named
 from textdiff.control import Control, refuse_short, steer
 from textdiff.decoder import DECODERS
 from textdiff.denoiser import Denoiser, GoesOn, Guided
@@ -273,8 +273,8 @@ class TextDiffusion(TextModel):
         noise, usual = options.get("noise"), "ancestral" if partway(options) else "confidence"
         steps = [options["steps"]] if "steps" in options else []  # else the sampler's own
         sampler = build(SAMPLERS, options.get("sampler", usual), *steps)
+        kind, around = find("given", options.get("given", "conditional"), GIVEN)
         check_given(sampler, options)
-        kind, around = GIVEN[options.get("given", "conditional")]
         sampler = around(sampler) if around else sampler
         # the likeliest answer to a source; drawn from nothing, or where a temperature is asked for
         drawn = self.config.conditioning == "none" or "temperature" in options

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from textdiff.batches import pad
-from textdiff.config import find
 from textdiff.control import least_length, refuse_short
 from textdiff.decoder import Decoder
 from textdiff.model import Request, TextModel
 from textdiff.process import Process
-from textdiff.sampler import GIVEN, Sampler
+from textdiff.sampler import Sampler
 from textdiff.tokenizer import OPEN
 
 Layout = tuple[Tensor, Tensor, Tensor]  # ids, mask, valid, each (B, L)
@@ -28,13 +27,12 @@ def partway(options: dict[str, Any]) -> bool:
 
 def check_given(sampler: Sampler, options: dict[str, Any]) -> None:
     """Refuse what cannot go together with tokens that are given in another way, or with mistakes."""
-    given, noise = options.get("given", "conditional"), options.get("noise")
-    find("given", given, GIVEN)
+    noise = options.get("noise")
     if noise is not None and not 0 < noise <= 1:
         raise ValueError(f"noise is the share of wrong words, above 0 and at most 1, not {noise}")
     if not partway(options):
         return
-    what = f"given={given}" if noise is None else "repairing a text"
+    what = f"given={options['given']}" if noise is None else "repairing a text"
     if not sampler.midway:
         raise ValueError(f"{what} is for samplers that go step by step, such as ancestral")
     if options.get("block_length") is not None or options.get("controls"):

@@ -33,6 +33,7 @@ from textdiff.hardware import precision
 from textdiff.model import Losses, Nats, Request, Statistics, TextModel, Written, log_unigram
 from textdiff.noise import Noise, clocks, race
 from textdiff.objective import token_nats
+from textdiff.packing import pick, places, put
 from textdiff.pointer import Pointer
 from textdiff.process.process import scaled
 from textdiff.tokenizer import OPEN, Tokenizer
@@ -102,19 +103,22 @@ class Twin(TextModel):
         context = self.transformer.remember(memory, mask)
         return context if self.pointer is None else self.pointer.remember(context, memory, source)
 
-    def forward(self, ids: Tensor, context: Context | None, past: Cache = None) -> tuple[Tensor, Cache]:
+    def forward(
+        self, ids: Tensor, context: Context | None, past: Cache = None, only: Tensor | None = None
+    ) -> tuple[Tensor, Cache]:
         """Logits `(B, L, V)` of the token after each window of `ids (B, WINDOW - 1 + L)`.
 
-        `past` holds the caches of the positions before, which the second result continues.
+        `past` holds the caches of the positions before, which the second result continues. With `only
+        (N,)`, places among the B x L tokens, logits of these alone, `(1, N, V)`.
         """
         start, table = 0 if past is None else past[0][0].shape[2], self.table()
         h = self.read(table[ids.unfold(1, WINDOW, 1)].flatten(2))
         h = h + self.position.weight[start : start + h.shape[1]]
         h, past = self.transformer(h, None, context, past)
-        logits = F.linear(self.out(h) * table.shape[1] ** -0.5, table)
-        logits = logits + (self.bias + self.log_prior + self.bar)
+        read = self.out(pick(h, only)) * table.shape[1] ** -0.5
+        logits = F.linear(read, table, self.bias + self.log_prior + self.bar)
         if self.pointer is not None:
-            logits = self.pointer(h, logits, context) + self.bar
+            logits = self.pointer(h, logits, context, only) + self.bar
         return logits, past
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Losses:
@@ -123,12 +127,14 @@ class Twin(TextModel):
         context = self.encode_source(batch.get("source"), batch.get("source_mask"))
         context = for_each(context, batch.get("reads"))
         inputs = F.pad(ids[:, :-1], (WINDOW, 0), value=self.tokenizer.eos_id)
-        logits = self(inputs, context)[0].float()
-        nll = token_nats(logits, ids)
+        mask = batch["mask"] & (self.bar[ids] == 0)
+        only = places(mask)
+        logits = self(inputs, context, only=only)[0].float()
+        nll = token_nats(logits, pick(ids, only))
         if self.training and smoothing:
             even = logits.logsumexp(-1) - logits[..., self.bar == 0].mean(-1)  # barred: 1e4 nats
             nll = (1 - smoothing) * nll + smoothing * even
-        return Losses(nll, batch["mask"] & (self.bar[batch["ids"]] == 0))
+        return Losses(put(nll.new_zeros(ids.shape), only, nll), mask)
 
     @torch.no_grad()
     def nats(self, batch: dict[str, Tensor], seed: int, **options: Any) -> Nats:
