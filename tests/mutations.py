@@ -774,8 +774,8 @@ BUGS = [
     Bug(
         "settled tokens seen as the noise that they were",
         "sampler/sampler.py",
-        "predict.look(x_t, start, chosen)",
-        "predict.look(x_t, start) if chosen is None else None",
+        "put(self.seen.features, place, self.process.see_given(ids))",
+        "self.seen.features",
         "laws",
     ),
     Bug(
@@ -1264,8 +1264,8 @@ BUGS = [
     Bug(
         "controls by place told the places of the first tokens",
         "control/steering.py",
-        'pick(self.places(past, inputs["valid"]), part)',
-        'pick(self.places(past, inputs["valid"]), None if part is None else torch.arange(len(part)))',
+        'pick(self.places(past, inputs["valid"]), part.get("only"))',
+        'pick(self.places(past, inputs["valid"]), None if not part else torch.arange(len(only)))',
         "packing",
     ),
     Bug(
@@ -1398,7 +1398,7 @@ BUGS = [
     Bug(
         "analytic skip left out",
         "denoiser.py",
-        "return F.linear(read, table, bias) + log_posterior",
+        "return F.linear(read, table, bias) + seen.log_posterior",
         "return F.linear(read, table, bias)",
         "denoiser",
     ),
@@ -1475,7 +1475,7 @@ BUGS = [
     Bug(
         "no skip in a pretrained denoiser",
         "pretrained.py",
-        "+ self.skip * pick(seen.log_posterior, only)",
+        "+ self.skip * seen.log_posterior",
         "",
         "pretrained",
     ),
@@ -2016,11 +2016,25 @@ BUGS = [
         "transfer",
     ),
     Bug(
-        "what is seen of settled tokens stays as it was",
+        "given tokens seen as others",
         "process/process.py",
-        "own.view(-1, own.shape[-1])[only] = new[0]",
-        "own.view(-1, own.shape[-1])[only] = own.view(-1, own.shape[-1])[only]",
+        "return F.embedding(which, features.features[0])",
+        "return F.embedding(0 * which, features.features[0])",
+        "packing",
+    ),
+    Bug(
+        "what is seen of settled tokens is kept for open ones",
+        "sampler/sampler.py",
+        "self.seen = Seen(pick(self.seen.log_posterior, stays), features)",
+        "self.seen = Seen(self.seen.log_posterior[:, : len(stays)], features)",
         "laws",
+    ),
+    Bug(
+        "a first prediction from what other rows see",
+        "diffusion.py",
+        'own = places(chosen.repeat_interleave(inputs["mask"].sum(1)))',
+        "own = torch.arange(len(only))",
+        "packing",
     ),
 ]
 

@@ -717,10 +717,17 @@ def test_what_is_seen_of_open_tokens_is_kept(process, conditioning, monkeypatch)
     options = {"sampler": "confidence", "steps": 4, "candidates": 3, "seed": 5}
     given = {"num_samples": 6} if conditioning == "none" else {"sources": ["bcde", "a", "bb"] * 2}
     kept = generate_texts(model, **given, **options)
-    looks = []
-    monkeypatch.setattr(Predict, "look", lambda predict, *_: looks.append(predict))
+    read, looks = Predict.read, []
+
+    def anew(predict: Predict, x_t: Tensor, t: Tensor) -> Tensor:
+        known, predict.seen = predict.seen, None
+        logits, predict.seen = read(predict, x_t, t), known
+        looks.append(known)
+        return logits
+
+    monkeypatch.setattr(Predict, "read", anew)
     assert generate_texts(model, **given, **options).ids == kept.ids
-    assert looks and all(predict.seen is None for predict in looks)
+    assert looks and all(looks)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 50.0])

@@ -14,7 +14,7 @@ from textdiff.diffusion import TextDiffusion
 from textdiff.noise import Noise
 from textdiff.objective import OBJECTIVES
 from textdiff.packing import PickedNoise, pick, places, put
-from textdiff.process import PROCESSES
+from textdiff.process import PROCESSES, keep
 from textdiff.schedule import Cosine
 from textdiff.tokenizer import Tokenizer
 
@@ -202,3 +202,24 @@ def test_a_first_prediction_is_reread_where_it_was_made():
     probs = model.denoiser(x_t, t, context=told, **inputs).softmax(-1)
     shown = torch.where(mask[..., None], model.process.reread(probs), model.process.table(ids))
     assert torch.allclose(found[chosen], shown[chosen], atol=1e-5) and (found[3] == 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("process", PROCESSES)
+def test_given_and_open_tokens_are_seen_apart_as_together(process):
+    """By a training step, and by the first prediction of some of its texts."""
+    model, batch = make_model(process).eval(), make_batch()
+    ids, valid = batch["ids"], batch["valid"]
+    ids[::2] = ids[:1]  # equal words
+    mask = valid & (torch.arange(L) % 2 == 0)
+    t, x_0 = 0.7 * mask, model.process.encode(ids)
+    x_t = keep(mask, model.process.corrupt(x_0, t, Noise(7, range(8), valid)), x_0)
+    whole = model.process.see(x_t, t)
+    seen = model.process.see_open(x_t, t, ids.masked_fill(mask, 0), places(mask))
+    assert torch.allclose(seen.features, whole.features, atol=1e-5)
+    assert torch.allclose(seen.log_posterior[0], whole.log_posterior[mask], atol=1e-4)
+    told, chosen = model.read(batch["source"], batch["source_mask"]), torch.arange(8) != 3
+    first = (x_t, t, ids, {"mask": mask, "valid": valid}, told, chosen)
+    assert torch.allclose(
+        model.predict_first(*first, seen), model.predict_first(*first), atol=1e-4, rtol=1e-4
+    )

@@ -127,9 +127,8 @@ class Denoiser(nn.Module):
             ids, valid = last(ids, valid, window)
         if not ids.shape[1]:
             return Past([], valid)
-        t = torch.zeros(ids.shape, device=ids.device)
-        x_0, given = self.process.encode(ids), torch.zeros_like(valid)
-        h = self.embed(self.process.see(x_0, t).features, t, given)
+        t, mask = torch.zeros(ids.shape, device=ids.device), torch.zeros_like(valid)
+        h = self.embed(self.process.see_given(ids), t, mask)
         h = h + self.position.weight[: ids.shape[1]] + self.open_end
         _, pairs = self.transformer(h, valid, context)
         return Past(pairs, valid)
@@ -170,11 +169,13 @@ class Denoiser(nn.Module):
             context: the source, from `encode_source`.
             previous: `(B, L, E)` the last prediction, by `process.reread`; a row of zeros = none.
             past: what all of this follows as an open block, from `remember`; None = a whole text.
-            seen: what the process sees of `x_t` at `t`, where it is known already.
+            seen: what the process sees of `x_t` at `t`, of the tokens `only`, where it is known already.
             only: `(N,)` the tokens that need logits, by their places among all B x L: much of the time of
                 a call goes into the vocabulary.
         """
-        seen = self.process.see(x_t, t) if seen is None else seen
+        if seen is None:
+            seen = self.process.see(x_t, t)
+            seen.log_posterior = pick(seen.log_posterior, only)
         place, ending = self.places(valid, past)
         h = self.embed(seen.features, t, mask) + self.position(place) + ending
         if previous is not None:
@@ -184,14 +185,14 @@ class Denoiser(nn.Module):
         else:
             visible = torch.cat([past.mask, valid], 1)
             h, _ = self.transformer(h, visible, context, past.states or None, place)
-        read, log_posterior = pick(h, only), pick(seen.log_posterior, only)
-        read, table, bias = self.out(read) * self.scale, self.process.table(), self.bias + self.bar
+        read, table = self.out(pick(h, only)) * self.scale, self.process.table()
+        bias = self.bias + self.bar
         if self.pointer is None:
-            return F.linear(read, table, bias) + log_posterior
+            return F.linear(read, table, bias) + seen.log_posterior
         # the mixture is what is known before the noisy token is seen: a copied word may be a rare one
         prior = self.process.log_prior
         logits = self.pointer(h, F.linear(read, table, bias + prior), context, only)
-        return (logits + log_posterior).add_(self.bar - prior)
+        return (logits + seen.log_posterior).add_(self.bar - prior)
 
 
 def bar_of(vocabulary: int, barred: Iterable[int]) -> Tensor:

@@ -31,7 +31,7 @@ from textdiff.noise import Noise, low_discrepancy
 from textdiff.objective import cross_entropy, find_objective
 from textdiff.packing import pick, places, put
 from textdiff.pretrained import PretrainedDenoiser, open_network, tied
-from textdiff.process import PROCESSES, keep
+from textdiff.process import PROCESSES, Seen, keep
 from textdiff.sampler import GIVEN, SAMPLERS, Sampler
 from textdiff.schedule import SCHEDULES
 from textdiff.times import TIMES
@@ -157,8 +157,10 @@ class TextDiffusion(TextModel):
         inputs = {"mask": mask, "valid": valid}
         if "before" in batch:
             inputs["past"] = self.denoiser.remember(batch["before"], batch["before_valid"], context)
-        previous = self.predict_first(x_t, times, ids, inputs, context, chosen)
-        logits = self.denoiser(x_t, times, context=context, previous=previous, only=only, **inputs)
+        seen = self.process.see_open(x_t, times, ids.masked_fill(mask, 0), only)
+        previous = self.predict_first(x_t, times, ids, inputs, context, chosen, seen)
+        inputs |= {"context": context, "previous": previous}
+        logits = self.denoiser(x_t, times, seen=seen, only=only, **inputs)
         known = self.process, logits, *(pick(x, only) for x in (ids, x_t, times))
         nats = cross_entropy(*known)
         empty = nats.new_zeros(ids.shape)
@@ -205,14 +207,21 @@ class TextDiffusion(TextModel):
         inputs: dict[str, Tensor],
         context: Context | None,
         chosen: Tensor,
+        seen: Seen | None = None,
     ) -> Tensor:
-        """A first prediction, reread `(B, L, E)`, for the `chosen` rows; zero elsewhere."""
+        """A first prediction, reread `(B, L, E)`, for the `chosen` rows; zero elsewhere.
+
+        `seen` is that of the open tokens of all rows, where it is known.
+        """
         if not chosen.any():  # zeros, not None: every parameter takes part in every step (DDP)
             return self.process.table(ids) * 0
         rows = chosen.nonzero()[:, 0]
         some = {key: value[rows] for key, value in inputs.items()}
         part = None if context is None else context.select(rows)
         only = places(some["mask"])
+        if seen is not None:
+            own = places(chosen.repeat_interleave(inputs["mask"].sum(1)))
+            some["seen"] = Seen(pick(seen.log_posterior, own), seen.features[rows])
         probs = torch.softmax(self.denoiser(x_t[rows], t[rows], context=part, only=only, **some), -1)
         guess = self.process.reread(probs)
         guess = put(self.process.table(ids[rows]).to(guess.dtype), only, guess)

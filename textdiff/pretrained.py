@@ -130,13 +130,15 @@ class PretrainedDenoiser(nn.Module):
         only: Tensor | None = None,
     ) -> Tensor:
         """Token logits `(B, L, V)`, or `(1, N, V)`; see `Denoiser.forward`. There is no `context`."""
-        seen = self.process.see(x_t, t) if seen is None else seen
+        if seen is None:
+            seen = self.process.see(x_t, t)
+            seen.log_posterior = pick(seen.log_posterior, only)
         h = self.embed(x_t, t, mask, seen.features, previous) + self.ending(valid, past)
         if past is not None:
             (before,) = past.states[0]
             h, valid = torch.cat([before.to(h.dtype), h], 1), torch.cat([past.mask, valid], 1)
         logits = self.run(h, valid)[:, -x_t.shape[1] :]
-        return pick(logits, only) + self.bar + self.skip * pick(seen.log_posterior, only)
+        return pick(logits, only) + self.bar + self.skip * seen.log_posterior
 
 
 def open_network(config: Config, tokenizer: Tokenizer) -> tuple[nn.Module, Config]:

@@ -20,7 +20,7 @@ from textdiff.control.words import Avoid, Contain, WordAt
 from textdiff.decoder import one_hot
 from textdiff.denoiser import Wrapper
 from textdiff.packing import pick
-from textdiff.process import Gaussian
+from textdiff.process import Gaussian, Seen
 from textdiff.sampler import Sampler
 from textdiff.transformer import Context
 
@@ -143,12 +143,14 @@ class Steered(Watched):
         x_t: Tensor,
         t: Tensor,
         past: object = None,
+        seen: Seen | None = None,
         only: Tensor | None = None,
         **inputs: Tensor | None,
     ) -> Tensor:
-        part = None if self.controls else only  # who judges a text needs all of it
-        logits = self.ask(x_t, t, past, only=part, **inputs)
-        place = pick(self.places(past, inputs["valid"]), part)
+        # who judges a text needs all of it
+        part = {} if self.controls else {"seen": seen, "only": only}
+        logits = self.ask(x_t, t, past, **part, **inputs)
+        place = pick(self.places(past, inputs["valid"]), part.get("only"))
         with full(x_t):
             told = [control.weight * control.at(place, logits.shape[-1]) for control in self.placed]
             if self.controls:  # only they need the whole text, which blocks make long

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from textdiff.fixed import once
 from textdiff.noise import Noise
+from textdiff.packing import pick, put
 from textdiff.schedule import Schedule
 
 
@@ -42,16 +43,12 @@ class Seen:
     """What a denoiser reads of noisy tokens; every token's follows from its own state and time.
 
     Attributes:
-        log_posterior: `(B, L, V)`. features: `(B, L, F)`.
+        log_posterior: `(B, L, V)`, or `(1, N, V)` of the tokens that are asked for.
+        features: `(B, L, F)`.
     """
 
     log_posterior: Tensor
     features: Tensor
-
-    def put(self, only: Tensor, tokens: "Seen") -> None:
-        """Take over what is seen of `tokens (1, N, ...)` at the places `only (N,)`."""
-        for own, new in ((self.log_posterior, tokens.log_posterior), (self.features, tokens.features)):
-            own.view(-1, own.shape[-1])[only] = new[0]  # in place: one is as wide as the vocabulary
 
 
 class Process(nn.Module, ABC):
@@ -165,6 +162,24 @@ class Process(nn.Module, ABC):
         """What a denoiser reads of `x_t` at `t (B, L)`."""
         log_posterior = self.log_posterior(x_t, t)
         return Seen(log_posterior, self.features(x_t, t, log_posterior))
+
+    def see_given(self, ids: Tensor) -> Tensor:
+        """Features `(B, L, F)` of the clean tokens `ids (B, L)`, equal ones computed once."""
+        words, which = ids.unique(return_inverse=True)
+        features = self.see(self.encode(words[None]), torch.zeros_like(words[None], dtype=torch.float32))
+        return F.embedding(which, features.features[0])
+
+    def see_open(self, x_t: Tensor, t: Tensor, ids: Tensor, only: Tensor) -> Seen:
+        """What a denoiser reads of `x_t` at `t (B, L)`, where all but the places `only (N,)` is given.
+
+        What is seen of a token takes its probability under every word: much of the time of a prediction.
+
+        Args:
+            ids: `(B, L)` the given tokens, any of one kind elsewhere.
+        """
+        noisy = self.see(pick(x_t, only), pick(t, only))
+        features = self.see_given(ids).to(noisy.features.dtype)
+        return Seen(noisy.log_posterior, put(features, only, noisy.features))
 
     def reread(self, probs: Tensor) -> Tensor:
         """Mean embedding `(B, L, D)` under `probs (B, L, V)`, as the network reads it."""

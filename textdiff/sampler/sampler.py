@@ -97,18 +97,10 @@ class Predict:
         whole.flatten(0, 1)[self.open] = probs[0]  # in place: it is as large as all that a step computes
         return whole
 
-    def look(self, x_t: Tensor, t: Tensor, changed: Tensor | None = None) -> None:
-        """See a state for all predictions that follow; after the first time what `changed (B, L)`.
-
-        What is seen of a token takes its probability under every word: much of the time of a prediction,
-        for one `(B, L, V)` that is kept.
-        """
+    def look(self, x_t: Tensor, t: Tensor) -> None:
+        """See a state for all predictions that follow: what is open stays as it is."""
         with precision(x_t.device, self.dtype):
-            if changed is None:
-                self.seen = self.process.see(x_t, t)
-                return
-            place = places(changed)
-            self.seen.put(place, self.process.see(pick(x_t, place), pick(t, place)))
+            self.seen = self.process.see_open(x_t, t, self.told, self.open)
 
     def read(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Logits `(1, N, V)` of the tokens to be generated; their own probabilities are `latest` then."""
@@ -132,9 +124,12 @@ class Predict:
         """From now on `chosen (B, L)` of the open tokens are given, as `probs (1, N, V)` has them."""
         leaves = chosen.flatten()[self.open]
         gone, stays = places(leaves), places(~leaves)
-        ids = put(self.ids, self.open[gone], pick(probs, gone).argmax(-1))
+        place, ids = self.open[gone], pick(probs, gone).argmax(-1)
+        with precision(ids.device, self.dtype):
+            features = put(self.seen.features, place, self.process.see_given(ids))
+        self.seen = Seen(pick(self.seen.log_posterior, stays), features)
         self.latest = pick(self.latest, stays)
-        self.hold(ids, self.mask & ~chosen)
+        self.hold(put(self.ids, place, ids), self.mask & ~chosen)
 
     def first(self) -> Tensor:
         """The state to start from."""
@@ -267,13 +262,12 @@ class Confidence(Sampler):
 
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         count = predict.mask.sum(1, keepdim=True)
-        pace, chosen = count.clamp(1, self.steps), None
-        last = int(pace.max())
+        pace = count.clamp(1, self.steps)
+        last, start = int(pace.max()), predict.times(1.0)
+        predict.look(predict.clear(x_1, start), start)
         for i in range(1, last + 1):
             start = predict.times(1.0)
-            x_t = predict.clear(x_1, start)
-            predict.look(x_t, start, chosen)  # what is open stays as it was
-            probs = predict.guess(x_t, start)
+            probs = predict.guess(predict.clear(x_1, start), start)
             if i == last:  # all that is left is settled, in whatever order
                 predict.show(probs)
                 break
