@@ -774,7 +774,7 @@ BUGS = [
     Bug(
         "settled tokens seen as the noise that they were",
         "sampler/sampler.py",
-        "put(self.seen.features, place, self.process.see_given(ids))",
+        "put(self.seen.features, place, self.process.given_features(ids))",
         "self.seen.features",
         "laws",
     ),
@@ -1264,8 +1264,8 @@ BUGS = [
     Bug(
         "controls by place told the places of the first tokens",
         "control/steering.py",
-        'pick(self.places(past, inputs["valid"]), part.get("only"))',
-        'pick(self.places(past, inputs["valid"]), None if not part else torch.arange(len(only)))',
+        'pick(self.places(past, inputs["valid"]), part)',
+        'pick(self.places(past, inputs["valid"]), None if part is None else torch.arange(len(part)))',
         "packing",
     ),
     Bug(
@@ -1291,9 +1291,9 @@ BUGS = [
     ),
     Bug(
         "logits of another token's state",
-        "denoiser.py",
-        "pick(seen.log_posterior, only)",
-        "pick(seen.log_posterior, only if only is None else only.flip(0))",
+        "process/process.py",
+        "Seen(pick(log_posterior, only)",
+        "Seen(pick(log_posterior, only if only is None else only.flip(0))",
         "packing",
     ),
     Bug(
@@ -1398,8 +1398,8 @@ BUGS = [
     Bug(
         "analytic skip left out",
         "denoiser.py",
-        "return F.linear(read, table, bias) + seen.log_posterior",
-        "return F.linear(read, table, bias)",
+        "return logits + seen.log_posterior",
+        "return logits",
         "denoiser",
     ),
     Bug(
@@ -2018,8 +2018,8 @@ BUGS = [
     Bug(
         "given tokens seen as others",
         "process/process.py",
-        "return F.embedding(which, features.features[0])",
-        "return F.embedding(0 * which, features.features[0])",
+        "place = (count + which)",
+        "place = (count + 0 * which)",
         "packing",
     ),
     Bug(
@@ -2032,8 +2032,8 @@ BUGS = [
     Bug(
         "a first prediction from what other rows see",
         "diffusion.py",
-        'own = places(chosen.repeat_interleave(inputs["mask"].sum(1)))',
-        "own = torch.arange(len(only))",
+        'asked = places(chosen[:, None].expand_as(ids)[inputs["mask"]])',
+        "asked = torch.arange(len(only))",
         "packing",
     ),
 ]

@@ -219,14 +219,14 @@ def test_texts_grow_beyond_the_positions_of_the_model_and_end_by_themselves():
 def test_blocks_read_as_much_of_a_long_text_as_has_positions(monkeypatch):
     """The last block is shorter than the others and reads more."""
     model, seen = make_model(), []
-    see = model.process.see_given
-    monkeypatch.setattr(model.process, "see_given", lambda ids: seen.append(ids) or see(ids))
+    read = model.process.given_features
+    monkeypatch.setattr(model.process, "given_features", lambda ids: seen.append(ids) or read(ids))
     made = generate_texts(
         model, num_samples=1, length=30, block_length=4, steps=1, decoder="sample", seed=2
     )
     ids = made.ids[0]
     assert len(ids) == 30, "the text ended by itself: take another seed"
-    reads = [read[0].tolist() for read in seen if read.any()]  # in the block itself nothing is given
+    reads = [ids[0].tolist() for ids in seen]
     starts = range(4, 30, 4)  # nothing is before the first block
     assert reads == [ids[:start][-(LONG - min(4, 30 - start)) :] for start in starts]
 

@@ -113,6 +113,11 @@ def test_some_tokens_answer_as_among_all(way):
         assert torch.allclose(found[0], whole[asked], atol=1e-4)
         if shift is not None:  # of the text, whatever is asked
             assert torch.allclose(answer.shift, shift, atol=1e-5) and shift.abs().max() > 1e-4
+    ids = (torch.arange(B * L).view(B, L) % V).masked_fill(MASK, 0)
+    seen = denoiser.process.see_open(x_t, t, ids, places(MASK))
+    assert torch.allclose(
+        answer(x_t, t, seen=seen, only=places(MASK), **inputs)[0], whole[MASK], atol=1e-4
+    )
 
 
 def make_model(process: str = "embedding", **told) -> TextDiffusion:
@@ -134,9 +139,9 @@ def make_batch() -> dict[str, Tensor]:
     return batch | {"source": ids[:, :S] + 5, "source_mask": torch.ones(8, S, dtype=torch.bool)}
 
 
-def loss_and_slopes(model: TextDiffusion) -> list[Tensor]:
+def loss_and_slopes(model: TextDiffusion, batch: dict[str, Tensor] | None = None) -> list[Tensor]:
     model.zero_grad()
-    losses = model.loss(make_batch(), 7)
+    losses = model.loss(batch or make_batch(), 7)
     cost = (losses.cost * losses.mask).sum() / losses.mask.sum()
     cost.backward()
     slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -162,6 +167,21 @@ def test_training_learns_the_same_as_from_all_tokens(process, objective, monkeyp
     expected = loss_and_slopes(model)
     assert len(found) == len(expected) > 10
     for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_training_step_sees_its_texts_once(process, monkeypatch):
+    """For the first prediction and the loss, and every given word once; the same slopes as from all."""
+    model = make_model(process, given_rate=0.8, self_conditioning=1.0)
+    batch = make_batch()
+    batch["ids"][::2] = batch["ids"][:1]
+    see, calls = model.process.see, []
+    monkeypatch.setattr(model.process, "see", lambda *state: calls.append(state) or see(*state))
+    found = loss_and_slopes(model, batch)
+    assert len(calls) == 1
+    monkeypatch.setattr(model.process, "see_open", lambda x_t, t, ids, only: see(x_t, t, only))
+    for one, other in zip(found, loss_and_slopes(model, batch), strict=True):
         assert torch.allclose(one, other, atol=1e-5, rtol=1e-4)
 
 
@@ -207,7 +227,7 @@ def test_a_first_prediction_is_reread_where_it_was_made():
 @torch.no_grad()
 @pytest.mark.parametrize("process", PROCESSES)
 def test_given_and_open_tokens_are_seen_apart_as_together(process):
-    """By a training step, and by the first prediction of some of its texts."""
+    """And the first prediction of some texts takes its own part of that."""
     model, batch = make_model(process).eval(), make_batch()
     ids, valid = batch["ids"], batch["valid"]
     ids[::2] = ids[:1]  # equal words

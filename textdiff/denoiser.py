@@ -128,7 +128,7 @@ class Denoiser(nn.Module):
         if not ids.shape[1]:
             return Past([], valid)
         t, mask = torch.zeros(ids.shape, device=ids.device), torch.zeros_like(valid)
-        h = self.embed(self.process.see_given(ids), t, mask)
+        h = self.embed(self.process.given_features(ids), t, mask)
         h = h + self.position.weight[: ids.shape[1]] + self.open_end
         _, pairs = self.transformer(h, valid, context)
         return Past(pairs, valid)
@@ -169,13 +169,12 @@ class Denoiser(nn.Module):
             context: the source, from `encode_source`.
             previous: `(B, L, E)` the last prediction, by `process.reread`; a row of zeros = none.
             past: what all of this follows as an open block, from `remember`; None = a whole text.
-            seen: what the process sees of `x_t` at `t`, of the tokens `only`, where it is known already.
+            seen: what the process sees of `x_t` at `t`, if that is known: features of all tokens, and the
+                evidence of those of `only`.
             only: `(N,)` the tokens that need logits, by their places among all B x L: much of the time of
                 a call goes into the vocabulary.
         """
-        if seen is None:
-            seen = self.process.see(x_t, t)
-            seen.log_posterior = pick(seen.log_posterior, only)
+        seen = self.process.see(x_t, t, only) if seen is None else seen
         place, ending = self.places(valid, past)
         h = self.embed(seen.features, t, mask) + self.position(place) + ending
         if previous is not None:
@@ -185,14 +184,14 @@ class Denoiser(nn.Module):
         else:
             visible = torch.cat([past.mask, valid], 1)
             h, _ = self.transformer(h, visible, context, past.states or None, place)
-        read, table = self.out(pick(h, only)) * self.scale, self.process.table()
-        bias = self.bias + self.bar
+        read = self.out(pick(h, only)) * self.scale
+        logits = F.linear(read, self.process.table(), self.bias + self.bar)
         if self.pointer is None:
-            return F.linear(read, table, bias) + seen.log_posterior
+            return logits + seen.log_posterior
         # the mixture is what is known before the noisy token is seen: a copied word may be a rare one
         prior = self.process.log_prior
-        logits = self.pointer(h, F.linear(read, table, bias + prior), context, only)
-        return (logits + seen.log_posterior).add_(self.bar - prior)
+        logits = self.pointer(h, logits + prior, context, only) + seen.log_posterior
+        return logits.add_(self.bar - prior)
 
 
 def bar_of(vocabulary: int, barred: Iterable[int]) -> Tensor:

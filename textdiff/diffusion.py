@@ -220,8 +220,8 @@ class TextDiffusion(TextModel):
         part = None if context is None else context.select(rows)
         only = places(some["mask"])
         if seen is not None:
-            own = places(chosen.repeat_interleave(inputs["mask"].sum(1)))
-            some["seen"] = Seen(pick(seen.log_posterior, own), seen.features[rows])
+            asked = places(chosen[:, None].expand_as(ids)[inputs["mask"]])
+            some["seen"] = Seen(pick(seen.log_posterior, asked), seen.features[rows])
         probs = torch.softmax(self.denoiser(x_t[rows], t[rows], context=part, only=only, **some), -1)
         guess = self.process.reread(probs)
         guess = put(self.process.table(ids[rows]).to(guess.dtype), only, guess)

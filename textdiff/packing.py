@@ -1,8 +1,8 @@
 """Some tokens of a batch as those of one text.
 
 All that is said of words costs a pass over the vocabulary a token, much of the time of a step. Tokens
-that are given need none, and padding neither: the N others go on as one text, `(1, N, ...)`, which
-decoders, processes and objectives take like any other.
+that are given need none of their own, and padding neither: the N others go on as one text, `(1, N, ...)`,
+which decoders, processes and objectives take like any other.
 """
 
 from collections.abc import Sequence

@@ -130,9 +130,7 @@ class PretrainedDenoiser(nn.Module):
         only: Tensor | None = None,
     ) -> Tensor:
         """Token logits `(B, L, V)`, or `(1, N, V)`; see `Denoiser.forward`. There is no `context`."""
-        if seen is None:
-            seen = self.process.see(x_t, t)
-            seen.log_posterior = pick(seen.log_posterior, only)
+        seen = self.process.see(x_t, t, only) if seen is None else seen
         h = self.embed(x_t, t, mask, seen.features, previous) + self.ending(valid, past)
         if past is not None:
             (before,) = past.states[0]

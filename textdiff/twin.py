@@ -115,8 +115,8 @@ class Twin(TextModel):
         h = self.read(table[ids.unfold(1, WINDOW, 1)].flatten(2))
         h = h + self.position.weight[start : start + h.shape[1]]
         h, past = self.transformer(h, None, context, past)
-        read = self.out(pick(h, only)) * table.shape[1] ** -0.5
-        logits = F.linear(read, table, self.bias + self.log_prior + self.bar)
+        logits = F.linear(self.out(pick(h, only)) * table.shape[1] ** -0.5, table)
+        logits = logits + (self.bias + self.log_prior + self.bar)
         if self.pointer is not None:
             logits = self.pointer(h, logits, context, only) + self.bar
         return logits, past

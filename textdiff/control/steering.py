@@ -147,10 +147,10 @@ class Steered(Watched):
         only: Tensor | None = None,
         **inputs: Tensor | None,
     ) -> Tensor:
-        # who judges a text needs all of it
-        part = {} if self.controls else {"seen": seen, "only": only}
-        logits = self.ask(x_t, t, past, **part, **inputs)
-        place = pick(self.places(past, inputs["valid"]), part.get("only"))
+        part = None if self.controls else only  # who judges a text needs all of it
+        seen = None if self.controls else seen
+        logits = self.ask(x_t, t, past, seen=seen, only=part, **inputs)
+        place = pick(self.places(past, inputs["valid"]), part)
         with full(x_t):
             told = [control.weight * control.at(place, logits.shape[-1]) for control in self.placed]
             if self.controls:  # only they need the whole text, which blocks make long
@@ -188,10 +188,11 @@ class Shifted(Watched):
         x_t: Tensor,
         t: Tensor,
         past: object = None,
+        seen: Seen | None = None,
         only: Tensor | None = None,
         **inputs: Tensor | None,
     ) -> Tensor:
-        with torch.enable_grad():
+        with torch.enable_grad():  # through what is seen, so that it is seen anew
             free = x_t.detach().requires_grad_()
             logits = self.ask(free, t, past, **inputs)
             with full(x_t):

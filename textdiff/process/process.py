@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from textdiff.fixed import once
 from textdiff.noise import Noise
-from textdiff.packing import pick, put
+from textdiff.packing import pick
 from textdiff.schedule import Schedule
 
 
@@ -43,8 +43,8 @@ class Seen:
     """What a denoiser reads of noisy tokens; every token's follows from its own state and time.
 
     Attributes:
-        log_posterior: `(B, L, V)`, or `(1, N, V)` of the tokens that are asked for.
-        features: `(B, L, F)`.
+        log_posterior: the evidence, `(B, L, V)`, or `(1, N, V)` of the tokens that are asked for.
+        features: `(B, L, F)` of all.
     """
 
     log_posterior: Tensor
@@ -158,28 +158,32 @@ class Process(nn.Module, ABC):
         """log p(token | x_t) of tokens that are independent, `(B, L, V)`, up to a constant."""
         return self.log_likelihood(x_t, t) + self.log_prior
 
-    def see(self, x_t: Tensor, t: Tensor) -> Seen:
-        """What a denoiser reads of `x_t` at `t (B, L)`."""
+    def see(self, x_t: Tensor, t: Tensor, only: Tensor | None = None) -> Seen:
+        """What a denoiser reads of `x_t` at `t (B, L)`, with the evidence of the tokens `only (N,)`."""
         log_posterior = self.log_posterior(x_t, t)
-        return Seen(log_posterior, self.features(x_t, t, log_posterior))
-
-    def see_given(self, ids: Tensor) -> Tensor:
-        """Features `(B, L, F)` of the clean tokens `ids (B, L)`, equal ones computed once."""
-        words, which = ids.unique(return_inverse=True)
-        features = self.see(self.encode(words[None]), torch.zeros_like(words[None], dtype=torch.float32))
-        return F.embedding(which, features.features[0])
+        return Seen(pick(log_posterior, only), self.features(x_t, t, log_posterior))
 
     def see_open(self, x_t: Tensor, t: Tensor, ids: Tensor, only: Tensor) -> Seen:
-        """What a denoiser reads of `x_t` at `t (B, L)`, where all but the places `only (N,)` is given.
+        """The same where all other tokens are given, equal ones computed once.
 
         What is seen of a token takes its probability under every word: much of the time of a prediction.
 
         Args:
             ids: `(B, L)` the given tokens, any of one kind elsewhere.
         """
-        noisy = self.see(pick(x_t, only), pick(t, only))
-        features = self.see_given(ids).to(noisy.features.dtype)
-        return Seen(noisy.log_posterior, put(features, only, noisy.features))
+        (words, which), count = ids.unique(return_inverse=True), len(only)
+        x_t = torch.cat([pick(x_t, only), self.encode(words[None])], 1)
+        seen = self.see(x_t, F.pad(pick(t, only), (0, len(words))))
+        place = (count + which).flatten().index_copy(0, only, torch.arange(count, device=only.device))
+        # in float32, as gradients of a frequent word are sums of many
+        features = F.embedding(place.view_as(ids), seen.features[0].float()).to(seen.features.dtype)
+        return Seen(seen.log_posterior[:, :count], features)
+
+    def given_features(self, ids: Tensor) -> Tensor:
+        """Features `(B, L, F)` of the given tokens `ids (B, L)`."""
+        nothing = ids[:0]
+        t = torch.zeros(nothing.shape, device=ids.device)
+        return self.see_open(self.encode(nothing), t, ids, nothing.flatten()).features
 
     def reread(self, probs: Tensor) -> Tensor:
         """Mean embedding `(B, L, D)` under `probs (B, L, V)`, as the network reads it."""

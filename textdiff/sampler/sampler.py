@@ -121,12 +121,15 @@ class Predict:
         return logits
 
     def give(self, chosen: Tensor, probs: Tensor) -> None:
-        """From now on `chosen (B, L)` of the open tokens are given, as `probs (1, N, V)` has them."""
+        """From now on `chosen (B, L)` of the open tokens are given, as `probs (1, N, V)` has them.
+
+        The state was seen by `look`.
+        """
         leaves = chosen.flatten()[self.open]
         gone, stays = places(leaves), places(~leaves)
         place, ids = self.open[gone], pick(probs, gone).argmax(-1)
         with precision(ids.device, self.dtype):
-            features = put(self.seen.features, place, self.process.see_given(ids))
+            features = put(self.seen.features, place, self.process.given_features(ids))
         self.seen = Seen(pick(self.seen.log_posterior, stays), features)
         self.latest = pick(self.latest, stays)
         self.hold(put(self.ids, place, ids), self.mask & ~chosen)
@@ -264,10 +267,10 @@ class Confidence(Sampler):
         count = predict.mask.sum(1, keepdim=True)
         pace = count.clamp(1, self.steps)
         last, start = int(pace.max()), predict.times(1.0)
-        predict.look(predict.clear(x_1, start), start)
+        x_t = predict.clear(x_1, start)
+        predict.look(x_t, start)
         for i in range(1, last + 1):
-            start = predict.times(1.0)
-            probs = predict.guess(predict.clear(x_1, start), start)
+            probs = predict.guess(x_t, start)
             if i == last:  # all that is left is settled, in whatever order
                 predict.show(probs)
                 break
@@ -277,6 +280,8 @@ class Confidence(Sampler):
             chosen = predict.mask & (rank < leaving)
             predict.give(chosen, probs)
             predict.advance(i)
+            start = predict.times(1.0)
+            x_t = predict.clear(x_t, start)
         return probs
 
     def sureness(self, predict: Predict) -> Tensor:
