@@ -318,10 +318,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     labels = {"nfe": "network evaluations a text", "seconds_per_example": "seconds a text"}
     keys = [key for key in labels if any(key in one for one in result["rows"])]
-    with common.picture(path, len(keys), 4 + 4 / len(keys), 4, sharey=True) as panels:
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for one in (one for one in result["rows"] if "nfe" in one):
-            groups.setdefault(f"{one['system']} ({common.how(one)})", []).append(one)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in (one for one in result["rows"] if "nfe" in one):
+        groups.setdefault(f"{one['system']} ({common.how(one)})", []).append(one)
+    height = 4 + 0.2 * len(groups)  # names stand below, where they hide no curve
+    with common.picture(path, len(keys), 4 + 4 / len(keys), height, sharey=True) as panels:
         for panel, key in zip(panels, keys, strict=True):
             panel.set_prop_cycle("color", color_sequences["tab20"])  # of ten colours some came twice
             for label, rows in groups.items():
@@ -329,9 +330,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 panel.plot(*np.array(points).reshape(-1, 2).T, marker="o", label=label)
             panel.set(xlabel=labels[key], xscale="log")
             panel.grid(alpha=0.3)
-        panels[0].set_ylabel(f"ROUGE-L, {result['dataset']} {result['split']}")
+        panels[0].set_ylabel("ROUGE-L")
         figure, (lines, names) = panels[0].figure, panels[0].get_legend_handles_labels()
-        figure.legend(lines, names, fontsize=8, loc="outside right upper")  # it hides no curve
+        figure.suptitle(f"{result['dataset']}, {result['split']}", fontsize=10)
+        figure.legend(lines, names, fontsize=8, loc="outside lower center")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
