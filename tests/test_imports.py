@@ -55,7 +55,7 @@ def test_imports_go_downwards(path):
     [
         ("transformer", {"hardware"}),
         ("schedule", set()),
-        ("process", {"noise", "fixed", "schedule"}),
+        ("process", {"noise", "fixed", "packing", "schedule"}),
         ("metrics", set()),
         ("decoder", {"noise"}),
     ],

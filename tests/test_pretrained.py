@@ -232,6 +232,23 @@ def test_ragged_prompts_are_continued_as_one_by_one(networks, family, process):
     assert sizes == [together.texts] * 2
 
 
+@pytest.mark.parametrize("process", ["embedding", "masked"])
+def test_what_is_seen_of_open_tokens_is_kept(networks, process, monkeypatch):
+    """By `confidence`: the same texts as where every step looks at all of them anew."""
+    model = build(networks[next(iter(FAMILIES))], process, stir=True)
+    options = {"num_samples": 4, "length": 12, "steps": 4, "decoder": "sample", "seed": 3}
+    kept, denoise = generate_texts(model, **options), model.denoiser.forward
+    seen = []
+
+    def anew(x_t: Tensor, t: Tensor, **inputs) -> Tensor:
+        seen.append(inputs.pop("seen"))
+        return denoise(x_t, t, **inputs)
+
+    monkeypatch.setattr(model.denoiser, "forward", anew)
+    assert generate_texts(model, **options).ids == kept.ids
+    assert len(seen) == 4 and all(seen)
+
+
 def test_a_saved_model_needs_nothing_else(networks, tmp_path):
     """Weights and shape of the network, its tokenizer, and its ties are in the directory."""
     source = shutil.copytree(networks["roberta"], tmp_path / "source")
