@@ -266,10 +266,12 @@ class Confidence(Sampler):
     def solve(self, predict: Predict, x_1: Tensor) -> Tensor:
         count = predict.mask.sum(1, keepdim=True)
         pace = count.clamp(1, self.steps)
-        last, start = int(pace.max()), predict.times(1.0)
-        x_t = predict.clear(x_1, start)
-        predict.look(x_t, start)
+        last = int(pace.max())
         for i in range(1, last + 1):
+            start = predict.times(1.0)
+            x_t = predict.clear(x_1, start)
+            if i == 1:  # from then on `give` keeps what is seen
+                predict.look(x_t, start)
             probs = predict.guess(x_t, start)
             if i == last:  # all that is left is settled, in whatever order
                 predict.show(probs)
@@ -280,8 +282,6 @@ class Confidence(Sampler):
             chosen = predict.mask & (rank < leaving)
             predict.give(chosen, probs)
             predict.advance(i)
-            start = predict.times(1.0)
-            x_t = predict.clear(x_t, start)
         return probs
 
     def sureness(self, predict: Predict) -> Tensor:
